@@ -1,0 +1,37 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""A small GPT on the Python standard library's own sources: the quickstart.
+
+jaxlm train --config=configs/gpt_tiny.py --workdir=runs/first
+"""
+from jaxlm import build
+
+
+def get_config(variant: str = ""):
+    c = build.defaults(model="gpt", objective="causal_lm", source="text", tokenizer="bpe")
+    c.source.path = "{stdlib}"
+    c.source.include = ("*.py",)
+    c.source.exclude = ("site-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__")
+    c.tokenizer.vocab_size = 4096
+    c.data.seq_len = 256
+    c.data.holdout = 0.02
+
+    c.model.layers = 4
+    c.model.embed = 256
+    c.model.heads = 4
+    c.model.max_len = 256
+    c.model.scan = False  # unrolled layers run faster on a CPU
+
+    c.train.steps = 600
+    c.train.batch_size = 16
+    c.train.baseline = "trigram"
+    c.train.sample_tokens = 120
+    c.train.sample = "def "
+    c.eval.every = 200
+    c.checkpoint.every = 200
+
+    c.optimizer.lr = 2e-3
+    c.optimizer.b2 = 0.95
+    c.optimizer.weight_decay = 0.1
+    c.schedule.name = "cosine"
+    c.schedule.warmup = 50
+    return build.variant(c, variant)

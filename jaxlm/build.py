@@ -1,0 +1,222 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""From names to components: the file name is the name in the config. The only dynamic import is here."""
+import dataclasses
+import importlib
+import json
+import pathlib
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxlm.checkpoints import manager, start
+from jaxlm.core.errors import UserError, nearest
+from jaxlm.data import corpus
+from jaxlm.generate import decode
+from jaxlm.optim import optimizers, schedules
+from jaxlm.parallel import mesh, rules
+from jaxlm.training import evaluate, loop
+
+# Kinds with a file for each choice; a section's `name` is the file's name.
+KINDS = {
+    "model": "jaxlm.models",
+    "objective": "jaxlm.objectives",
+    "source": "jaxlm.data.sources",
+    "tokenizer": "jaxlm.data.tokenizers",
+}
+# Sections of one kind each.
+SECTIONS = {
+    "optimizer": optimizers.Config,
+    "schedule": schedules.Config,
+    "data": corpus.Config,
+    "mesh": mesh.Config,
+    "train": loop.Config,
+    "eval": evaluate.Config,
+    "checkpoint": manager.Config,
+    "start": start.Config,
+    "generate": decode.Config,
+}
+
+
+def names(kind: str) -> list[str]:
+    """The choices of a kind: the files of its folder that declare a Config."""
+    folder = importlib.import_module(KINDS[kind]).__path__
+    return sorted(m.name for m in pkgutil.iter_modules(folder) if _declares(folder[0], m.name))
+
+
+def _declares(folder: str, name: str) -> bool:
+    # Read, not imported: listing the choices must not import what an optional one needs.
+    file = pathlib.Path(folder) / f"{name}.py"
+    return file.exists() and "class Config" in file.read_text()
+
+
+def find(kind: str, name: str) -> ModuleType:
+    """The module of a component: a file of the kind's folder, or any importable module when the name has a dot."""
+    if "." in name:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f"{kind}.name '{name}' cannot be imported: {error}") from error
+        if not hasattr(module, "Config") or not hasattr(module, "build"):
+            raise UserError(f"{kind}.name '{name}': the module must declare Config and build")
+        return module
+    known = names(kind)
+    if name not in known:
+        raise UserError(f"{kind}.name: there is no {kind} '{name}'{nearest(name, known)} (choose from {', '.join(known)})")
+    return importlib.import_module(f"{KINDS[kind]}.{name}")
+
+
+def defaults(model: str = "gpt", objective: str = "causal_lm", source: str = "text", tokenizer: str = "bpe") -> ConfigDict:
+    """A locked config of every field of every section at its default; a page sets only what differs."""
+    chosen = {"model": model, "objective": objective, "source": source, "tokenizer": tokenizer}
+    config = ConfigDict({"seed": 0, "rules": "dp"})
+    for kind, name in chosen.items():
+        config[kind] = _section(kind, name)
+    for section, declared in SECTIONS.items():
+        config[section] = ConfigDict(dataclasses.asdict(declared()))
+    return config.lock()
+
+
+def _section(kind: str, name: str) -> ConfigDict:
+    return ConfigDict({"name": name, **dataclasses.asdict(find(kind, name).Config())})
+
+
+def variant(config: ConfigDict, choices: str) -> ConfigDict:
+    """`config` with components exchanged: "source=jsonl,tokenizer=byte" (what follows the colon of --config=page.py:...)."""
+    with config.unlocked():
+        for choice in filter(None, choices.split(",")):
+            kind, _, name = choice.partition("=")
+            if kind not in KINDS or not name:
+                raise UserError(f"variant '{choice}': write kind=name, with a kind of {', '.join(KINDS)}")
+            config[kind] = _section(kind, name)
+    return config
+
+
+def section(config: ConfigDict, name: str) -> Any:
+    """The frozen dataclass of a section; UserError listing everything that is wrong with its fields."""
+    value, problems = _parse(config, name)
+    if problems:
+        raise UserError("\n".join(problems))
+    return value
+
+
+def build(config: ConfigDict, kind: str, *args: Any, **changes: Any) -> Any:
+    """The component that a section names, built from its fields (with `changes` put over them) and `args`."""
+    value = dataclasses.replace(section(config, kind), **changes)
+    return find(kind, config[kind].name).build(value, *args)
+
+
+def validate(config: ConfigDict, devices: int = 0) -> None:
+    """UserError with every problem of the whole config at once; with a number of devices, the mesh is checked too."""
+    problems, values = [], {}
+    expected = {"seed", "rules", *KINDS, *SECTIONS}
+    problems += [f"unknown section '{k}'{nearest(k, expected)}" for k in config if k not in expected]
+    problems += [f"section '{k}' is missing: start from jaxlm.build.defaults()" for k in sorted(expected - set(config))]
+    for name in (*KINDS, *SECTIONS):
+        if name in config:
+            values[name], found = _parse(config, name)
+            problems += found
+    if not isinstance(config.get("seed", 0), int):
+        problems.append(f"seed is {config.seed!r}: it must be an integer")
+    if config.get("rules") not in rules.RULES:
+        problems.append(f"rules: there are none named '{config.get('rules')}'{nearest(config.get('rules'), rules.RULES)} "
+                        f"(choose from {', '.join(rules.RULES)})")
+    if not problems:
+        problems += _cross(config, values, devices)
+    if problems:
+        raise UserError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the config:\n  " + "\n  ".join(problems))
+
+
+def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str]:
+    """What no section sees alone."""
+    out = []
+    train, data, model = values["train"], values["data"], values["model"]
+    if getattr(model, "max_len", 0) and data.seq_len > model.max_len:
+        out.append(f"data.seq_len {data.seq_len} is longer than model.max_len {model.max_len}")
+    if values["objective"] and getattr(values["objective"], "chunks", 1) > 1 and data.seq_len % values["objective"].chunks:
+        out.append(f"objective.chunks {values['objective'].chunks} does not divide data.seq_len {data.seq_len}")
+    if values["schedule"].warmup > train.steps:
+        out.append(f"schedule.warmup {values['schedule'].warmup} is longer than train.steps {train.steps}")
+    if devices:
+        try:
+            sizes = mesh.sizes(values["mesh"], devices)
+        except UserError as error:
+            return [*out, str(error)]
+        rows = sizes["data"] * sizes["fsdp"]
+        for name, batch in (("train.batch_size / train.accumulate", train.batch_size // train.accumulate),
+                            ("eval.batch_size", values["eval"].batch_size)):
+            if batch % rows:
+                out.append(f"{name} is {batch}: it does not divide over data x fsdp = {rows} groups of devices; "
+                           f"use a multiple of {rows}")
+    return out
+
+
+def _parse(config: ConfigDict, name: str) -> tuple[Any, list[str]]:
+    """(the section as its dataclass or None, its problems)."""
+    fields = dict(config[name].items()) if isinstance(config[name], ConfigDict) else None
+    if fields is None:
+        return None, [f"section '{name}' must hold fields, it is {config[name]!r}"]
+    if name in KINDS:
+        try:
+            declared = find(name, fields.pop("name", "")).Config
+        except UserError as error:
+            return None, [str(error)]
+    else:
+        declared = SECTIONS[name]
+    problems = []
+    known = {field.name: field for field in dataclasses.fields(declared)}
+    for key in sorted(set(fields) - set(known)):
+        problems.append(f"{name}.{key} does not exist{nearest(key, known)}")
+    for key in sorted(set(known) - set(fields)):
+        problems.append(f"{name}.{key} is missing")
+    for key in sorted(set(known) & set(fields)):
+        fields[key], problem = _typed(f"{name}.{key}", fields[key], known[key].type)
+        problems += problem
+    if problems:
+        return None, problems
+    value = declared(**fields)
+    found = value.problems() if hasattr(value, "problems") else []
+    return value, [p if p.startswith(name) else f"{name}.{p}" for p in found]
+
+
+def _typed(where: str, value: Any, wanted: Any) -> tuple[Any, list[str]]:
+    wanted = wanted if isinstance(wanted, type) else getattr(wanted, "__origin__", tuple)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value), []
+    if wanted is tuple and isinstance(value, list):
+        return tuple(value), []
+    if isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+        return value, []
+    return value, [f"{where} is {value!r}: it must be of type {wanted.__name__}"]
+
+
+def to_json(config: ConfigDict) -> str:
+    """The resolved config, which `from_json` reads back."""
+    return json.dumps(config.copy_and_resolve_references().to_dict(), indent=2, sort_keys=True)
+
+
+def from_json(text: str, where: str = "config") -> ConfigDict:
+    """The locked config that `to_json` wrote; UserError when it is not one."""
+    try:
+        stored = json.loads(text)
+        chosen = {kind: stored[kind]["name"] for kind in KINDS}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{where} is not a jaxlm config ({type(error).__name__}: {error})") from error
+    config = defaults(**chosen)
+    with config.unlocked():
+        for name, value in stored.items():
+            config[name] = ConfigDict({k: _tuples(v) for k, v in value.items()}) if isinstance(value, dict) else value
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def differences(first: ConfigDict, second: ConfigDict) -> list[str]:
+    """'model.layers: 4 -> 6' for every field in which two configs differ."""
+    flat = lambda c: {f"{k}.{f}" if isinstance(v, dict) else k: x
+                      for k, v in json.loads(to_json(c)).items() for f, x in (v.items() if isinstance(v, dict) else [("", v)])}
+    a, b = flat(first), flat(second)
+    return [f"{k}: {a.get(k, 'absent')!r} -> {b.get(k, 'absent')!r}" for k in sorted(set(a) | set(b)) if a.get(k) != b.get(k)]

@@ -1,0 +1,139 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""From a config to the values that training, evaluation and generation are functions of."""
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from jaxlm import __version__, build
+from jaxlm.checkpoints.manager import Checkpoints
+from jaxlm.core import tree
+from jaxlm.core.errors import UserError
+from jaxlm.core.log import say
+from jaxlm.core.types import Objective, TrainState
+from jaxlm.data import corpus, sampler
+from jaxlm.data.tokenizers import tokenizer as tokenizers
+from jaxlm.optim import masks, optimizers, schedules
+from jaxlm.parallel import mesh, place, rules
+from jaxlm.training import state as states
+from jaxlm.training import step as steps
+
+# What may differ when a run goes on: rhythm, layout and formulation change nothing that is computed.
+FREE = ("train.steps", "train.log_every", "train.profile", "train.tensorboard", "train.picture", "train.baseline",
+        "train.sample", "train.accumulate", "train.max_skipped", "train.allow_changes", "eval.", "checkpoint.", "generate.", "mesh.",
+        "rules", "start.", "data.cache_dir", "data.prefetch", "data.verify", "model.scan", "model.remat", "objective.chunks")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A model with what it is trained for, and where it is laid."""
+
+    config: ConfigDict
+    layout: place.Layout
+    model: Any
+    objective: Objective
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    trainable: Any  # tree of booleans over the parameters
+    target: TrainState  # shapes, types and shardings
+
+    def section(self, name: str) -> Any:
+        return build.section(self.config, name)
+
+    @property
+    def loss(self) -> Callable:
+        return steps.make_loss(self.model, self.objective)
+
+    def init(self) -> TrainState:
+        return states.initialise(self.model, self.tx, self.trainable, self.config.seed, self.target)
+
+    def rngs(self, step: int) -> Callable[[int], Any]:
+        """The generators of the rows of an evaluation batch: the same in every evaluation."""
+        return lambda row: sampler.rng(self.config.seed, step, row)
+
+
+def experiment(config: ConfigDict, vocab_size: int, devices: list | None = None) -> Experiment:
+    """The experiment of a validated config; model.vocab_size 0 becomes the tokenizer's."""
+    if config.model.vocab_size == 0:
+        config.model.vocab_size = vocab_size
+    if config.model.vocab_size < vocab_size:
+        raise UserError(f"model.vocab_size {config.model.vocab_size} is smaller than the tokenizer's {vocab_size}: "
+                        "leave it 0 to take the tokenizer's")
+    layout = place.Layout(mesh.make(build.section(config, "mesh"), devices), rules.find(config.rules))
+    model = build.build(config, "model")
+    optimizer = build.section(config, "optimizer")
+    trainable = masks.trainable(model.abstract, optimizer.frozen)
+    schedule = schedules.build(build.section(config, "schedule"), optimizer.lr, config.train.steps)
+    tx = optimizers.build(optimizer, schedule, model.abstract, model.axes())
+    with place.use(layout):
+        target = states.abstract(model, tx, trainable, layout)
+    return Experiment(config, layout, model, build.build(config, "objective"), schedule, tx, trainable, target)
+
+
+def text(config: ConfigDict, tokenizer: Any = None) -> tuple[Any, corpus.Corpus]:
+    """(tokenizer, corpus) of the config's source: trained, tokenised and stored now unless the cache has them."""
+    source = build.find("source", config.source.name)
+    return corpus.build(build.section(config, "data"), source, build.section(config, "source"),
+                        tokenizer or functools.partial(build.build, config, "tokenizer"), build.to_json(config.tokenizer))
+
+
+def meta(run: Experiment, tokenizer: Any, fingerprint: Any) -> dict[str, Any]:
+    """What is stored beside the state: enough to go on, to evaluate and to generate without anything else."""
+    return {"config": build.to_json(run.config), "tokenizer": tokenizer.to_json(), "data": fingerprint,
+            "versions": {"jaxlm": __version__, "jax": jax.__version__}}
+
+
+def check_resume(config: ConfigDict, tokenizer: Any, fingerprint: Any, stored: dict[str, Any]) -> None:
+    """UserError when going on would silently be another run: other text, tokenizer, model, optimizer or data order."""
+    changes = [c for c in build.differences(build.from_json(stored["config"], "the checkpoint's config"), config)
+               if not c.startswith(FREE)]
+    if tokenizers.from_json(stored["tokenizer"]).fingerprint != tokenizer.fingerprint:
+        changes.append("the tokenizer is not the checkpoint's")
+    if stored["data"] != fingerprint:
+        changes.append("the text is not what the checkpoint was trained on")
+    if changes and not config.train.allow_changes:
+        raise UserError("this run has a checkpoint that was made with other settings:\n  " + "\n  ".join(changes)
+                        + "\nUse another --workdir, or --config.train.allow_changes=true to go on with the new ones.")
+    for change in changes:
+        say(f"going on with a change: {change}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A finished or running run, opened to be used."""
+
+    run: Experiment
+    params: Any
+    tokenizer: Any
+    step: int
+
+
+def open_run(config: ConfigDict, workdir: str, step: int = 0, averaged: bool = True) -> Trained:
+    """The parameters (their running average where the run keeps one) of a run's newest or the given checkpoint."""
+    folder = pathlib.Path(workdir).resolve()
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder} holds no checkpoints: is --workdir the folder of a run?")
+    with Checkpoints(folder / "checkpoints", build.section(config, "checkpoint"), read_only=True) as checkpoints:
+        step = step or checkpoints.latest() or 0
+        if step not in checkpoints.steps():
+            raise UserError(f"{folder} has no checkpoint of step {step} (it has {', '.join(map(str, checkpoints.steps())) or 'none'})")
+        tokenizer = tokenizers.from_json(checkpoints.meta(step)["tokenizer"])
+        run = experiment(config, tokenizer.vocab_size)
+        with place.use(run.layout):
+            state = checkpoints.restore(step, run.target)
+    average = optimizers.averaged(state.opt_state) if averaged else None
+    params = state.params if average is None else tree.combine(average, state.params)
+    return Trained(run, params, tokenizer, step)
+
+
+def write_atomically(path: pathlib.Path, content: str) -> None:
+    """A file is whole or absent, whenever the process dies."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(content)
+    os.replace(partial, path)

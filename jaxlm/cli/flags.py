@@ -1,0 +1,90 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""The command line all commands share: a config page or a stored config, overrides, one clear line for a mistake."""
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from jaxlm import build
+from jaxlm.core.errors import UserError, nearest
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, tokenizer, config.")
+flags.DEFINE_integer("cpu_devices", 0, "Split the CPU into that many devices, to try a mesh without accelerators.")
+
+
+def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> None:
+    """Parses the flags and calls command(config). The config is the page (or stored .json) that --config names;
+    with needs_run it may be left out and is then the one that the run in --workdir was started with."""
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = FLAGS(_define_config(argv, needs_run))
+            if len(rest) > 1:
+                raise UserError(f"what is '{rest[1]}'? Flags are written --name=value")
+            if FLAGS.workdir is None and needs_run:
+                raise UserError("--workdir is missing: name the folder of the run")
+            if FLAGS.config is None:
+                raise UserError("--config is missing: name a page, as in --config=configs/gpt_tiny.py")
+            return rest
+        except UserError as error:
+            _fail(str(error))
+        except flags.Error as error:
+            _fail(str(error))
+        # A page is the user's code and ml_collections reports overrides by many types: all of them end here.
+        except Exception as error:  # noqa: BLE001
+            _fail(_explain(error))
+
+    def guarded(_: Any) -> None:
+        try:
+            if FLAGS.cpu_devices:
+                jax.config.update("jax_platforms", "cpu")
+                jax.config.update("jax_num_cpu_devices", FLAGS.cpu_devices)
+            command(FLAGS.config)
+        except UserError as error:
+            _fail(str(error))
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _define_config(argv: list[str], needs_run: bool) -> list[str]:
+    """Declares --config as a page or as a stored config, whichever the arguments name; returns the arguments to parse."""
+    joined, skip = [], False
+    for first, second in zip(argv, [*argv[1:], ""]):
+        if not skip:
+            joined.append(f"{first}={second}" if first in ("--config", "--workdir") else first)
+        skip = first in ("--config", "--workdir") and not skip
+    value = lambda name: next((a.split("=", 1)[1] for a in joined if a.startswith(f"--{name}=")), "")
+    stored = value("config")
+    if not stored and needs_run and value("workdir"):
+        stored = str(pathlib.Path(value("workdir")) / "config.json")
+    if not stored.endswith(".json"):
+        page = stored.split(":")[0]
+        if page and not pathlib.Path(page).is_file():
+            raise UserError(f"--config: there is no page '{page}'{nearest(page, map(str, pathlib.Path('configs').glob('*.py')))}")
+        config_flags.DEFINE_config_file("config", None, "Config page (.py), or the config.json of a run.", lock_config=True)
+        return joined
+    path = pathlib.Path(stored)
+    if not path.is_file():
+        raise UserError(f"there is no config '{path}': " + ("is --workdir the folder of a run?" if needs_run else "name a page or a config.json"))
+    config_flags.DEFINE_config_dict("config", build.from_json(path.read_text(), str(path)), "The stored config.", lock_config=True)
+    return [a for a in joined if not a.startswith("--config=")]
+
+
+def _explain(error: Exception) -> str:
+    """What the libraries behind the flags raise, as one line."""
+    text = str(error.args[0]) if error.args else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    if isinstance(error, (AttributeError, KeyError)) and "Did you mean" in text:
+        return f"--config: no such field. {last}"
+    return f"--config: {type(error).__name__}: {' '.join(lines)}"
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

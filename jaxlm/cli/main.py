@@ -1,0 +1,32 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""`jaxlm COMMAND ...` is `python -m jaxlm.cli.COMMAND ...`; the command's module is all that is loaded."""
+import runpy
+import sys
+
+from jaxlm.core.errors import nearest
+
+COMMANDS = {
+    "train": "pre-train or go on with a run",
+    "evaluate": "held-out loss, perplexity and bits per byte of a run",
+    "generate": "continue a text with a trained model",
+    "tokenize": "train a tokenizer, tokenise the text and show what came out",
+    "inspect": "parameters, shardings, bytes and FLOPs of a config, without training",
+}
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help", "help"):
+        print("usage: jaxlm COMMAND --config=PAGE --workdir=FOLDER [--config.section.field=value ...]\n")
+        print("\n".join(f"  {command:10} {what}" for command, what in COMMANDS.items()))
+        print("\njaxlm COMMAND --help lists the command's flags.")
+        return
+    if name not in COMMANDS:
+        print(f"jaxlm: there is no command '{name}'{nearest(name, COMMANDS)} (choose from {', '.join(COMMANDS)})", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"jaxlm {name}", *sys.argv[2:]]
+    runpy.run_module(f"jaxlm.cli.{name}", run_name="__main__", alter_sys=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""jaxlm tokenize --config=PAGE: trains the tokenizer if the page says so, tokenises the text, shows what came out."""
+import pathlib
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from jaxlm import build
+from jaxlm.cli import experiment as experiments
+from jaxlm.cli import flags as command_line
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("save", "", "Also write the tokenizer to this tokenizer.json.")
+
+
+def main(config: ConfigDict) -> None:
+    build.validate(config)
+    tokenizer, corpus = experiments.text(config)
+    for name, store, plan in (("train", corpus.train_store, corpus.train), ("held out", corpus.eval_store, corpus.eval)):
+        size = int(store.bytes.sum())
+        print(f"{name}: {store.documents:,} documents, {len(store.tokens):,} tokens, {size:,} bytes "
+              f"({size / len(store.tokens):.2f} bytes a token), {len(plan):,} rows of {config.data.seq_len}")
+        print(f"  {store.path}")
+    print(f"vocabulary: {tokenizer.vocab_size:,}")
+    sample = corpus.eval_store.slice(0, 24)
+    print("first held-out tokens: " + " ".join(repr(tokenizer.decode([int(t)])) for t in sample))
+    if FLAGS.save:
+        path = pathlib.Path(FLAGS.save)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        experiments.write_atomically(path, tokenizer.to_json())
+        print(f"tokenizer written to {path}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

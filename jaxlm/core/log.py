@@ -1,0 +1,89 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""What the user sees while work goes on: plain lines, and one progress bar that turns into lines without a terminal."""
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+
+def say(*words: Any) -> None:
+    """A line on standard error, so that standard output stays what the command was asked for."""
+    tqdm.write(" ".join(str(w) for w in words), file=sys.stderr)
+
+
+class Progress:
+    """A bar with an ETA on a terminal; elsewhere a plain line every `every` seconds and at the end.
+
+    `unit_scale` prints 1.2M instead of 1200000. Use as a context manager; `update(n)`, `note(text)`.
+    """
+
+    def __init__(self, total: int | None, what: str, unit: str = "it", start: int = 0, every: float = 10.0,
+                 unit_scale: bool = False):
+        self.total, self.what, self.unit, self.every, self.count, self.start = total, what, unit, every, start, start
+        self._note = ""
+        self._terminal = sys.stderr.isatty()
+        self._began = self._last = time.monotonic()
+        self._bar = tqdm(total=total, initial=start, desc=what, unit=unit, unit_scale=unit_scale, file=sys.stderr,
+                         dynamic_ncols=True, disable=not self._terminal, leave=True)
+
+    def update(self, n: int = 1) -> None:
+        self.count += n
+        self._bar.update(n)
+        now = time.monotonic()
+        if not self._terminal and now - self._last >= self.every:
+            self._last = now
+            self._line(now)
+
+    def note(self, text: str) -> None:
+        """Text behind the bar: the current loss, say."""
+        self._note = text
+        if self._terminal:
+            self._bar.set_postfix_str(text, refresh=False)
+
+    def _line(self, now: float) -> None:
+        seconds = now - self._began
+        done = self.count - self.start
+        line = f"{self.what}: {self.count:,}"
+        if self.total:
+            line += f" of {self.total:,} {self.unit}"
+            if 0 < done and self.count < self.total:
+                line += f", {clock(seconds * (self.total - self.count) / done)} left"
+        else:
+            line += f" {self.unit}"
+        print(f"{line}, {clock(seconds)} gone" + (f", {self._note}" if self._note else ""), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if not self._terminal and time.monotonic() - self._began >= 1.0:
+            self._line(time.monotonic())
+        self._bar.close()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+def progress(items: Iterable, what: str, total: int | None = None, unit: str = "it") -> Iterator:
+    """`items`, with progress shown."""
+    with Progress(total if total is not None else getattr(items, "__len__", lambda: None)(), what, unit) as bar:
+        for item in items:
+            yield item
+            bar.update()
+
+
+def clock(seconds: float) -> str:
+    """'1:02:03' or '02:03'."""
+    seconds = int(round(seconds))
+    hours, rest = divmod(seconds, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"
+
+
+def count(n: float) -> str:
+    """12.3M, 1.24B: a number of things in three digits."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(n) >= size:
+            return f"{n / size:.3g}{unit}"
+    return f"{n:.3g}"

@@ -1,0 +1,91 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""The values that flow between a model, an objective and the training step: arrays in named containers."""
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Params = dict[str, Any]
+
+# A batch is a dict of arrays with this fixed vocabulary (B rows, L positions, P predictions a row):
+#   tokens [B,L] int32      segments [B,L] int32, 0 = padding, k = k-th packed document
+#   positions [B,L] int32, counted from each document's start      types [B,L] int32 (sentence A or B)
+#   source_tokens, source_segments, source_positions, source_types: the same for an encoder's side
+#   targets [B,L] int32     weights [B,L] float32, 0 = not a prediction     predict [B,P] int32, positions to unembed
+#   labels, spans [B,2]: what a task's head is trained on
+Batch = dict[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A sum and its weight, divided once at the end: exact under padding, accumulation and any number of hosts."""
+
+    total: Array
+    weight: Array
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.total + other.total, self.weight + other.weight)
+
+    @property
+    def value(self) -> Array:
+        return self.total / jnp.where(self.weight == 0, 1, self.weight)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a model returns. It carries the unembedding table, not the product, so that a loss may chunk the vocabulary."""
+
+    hidden: Array  # [B, L, D], after the final norm
+    table: Array | None = None  # [V, D]
+    bias: Array | None = None  # [V]
+    head: Any = None  # a task head's output
+    cache: Any = None
+    aux: dict[str, Mean] = dataclasses.field(default_factory=dict)
+    soft_cap: float = dataclasses.field(default=0.0, metadata={"static": True})  # logits = c * tanh(logits / c); 0 = off
+
+    @property
+    def logits(self) -> Array:
+        """[B, L, V] in float32."""
+        return unembed(self.hidden, self.table, self.bias, self.soft_cap)
+
+
+def unembed(hidden: Array, table: Array, bias: Array | None = None, soft_cap: float = 0.0) -> Array:
+    """Float32 logits of hidden [..., D] against table [V, D]; the table is read in hidden's type, sums are float32."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    logits = jax.lax.dot_general(
+        flat, table.astype(hidden.dtype), (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    logits = logits.reshape(*hidden.shape[:-1], table.shape[0])
+    if bias is not None:
+        logits = logits + jnp.expand_dims(bias.astype(jnp.float32), tuple(range(logits.ndim - 1)))
+    return soft_cap * jnp.tanh(logits / soft_cap) if soft_cap else logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a model is trained for, as two pure functions.
+
+    prepare (host, numpy): rows {tokens, next, segments, positions: [B, L] int32} and `rngs(i)`, the generator of row
+    i, to the fields of a Batch. loss (device): Outputs and Batch to Means; "loss" is the one that is optimised.
+    """
+
+    prepare: Callable[[dict[str, np.ndarray], Callable[[int], np.random.Generator]], dict[str, np.ndarray]]
+    loss: Callable[[Outputs, Batch], dict[str, Mean]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a run needs to go on, as arrays only: the checkpoint is the state."""
+
+    step: Array  # int32 [], updates applied or skipped so far
+    params: Params
+    opt_state: Any
+    rng: Array  # uint32 [2], key data of the dropout stream
+    skipped: Array  # int32 [2]: non-finite steps skipped in all, and in a row

@@ -1,0 +1,127 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""A source and a tokenizer become the rows to train and to evaluate on: the `data` section of a config page."""
+import dataclasses
+import os
+import pathlib
+from types import ModuleType
+from typing import Any
+
+from jaxlm.core.errors import UserError, nearest
+from jaxlm.data import digest, store
+from jaxlm.data.pack import Packed, Plan, Windows
+from jaxlm.data.tokenizers.tokenizer import Tokenizer, from_json
+
+PLANS = {"windows": Windows, "pack": Packed}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """seq_len: tokens in a row. holdout: fraction of documents kept for evaluation, chosen by their content; 0.0 keeps none.
+
+    packing: "windows" cuts the stream of documents into rows without padding; "pack" puts whole documents into rows.
+    cache_dir: where token stores are kept, "" for `cache` in the run's folder. prefetch: batches made ahead.
+    verify: check the checksums of a token store when it is opened. eval_documents: at most so many held-out documents, 0 for all.
+    """
+    seq_len: int = 256
+    holdout: float = 0.02
+    packing: str = "windows"
+    shuffle: bool = True
+    prefetch: int = 2
+    cache_dir: str = ""
+    verify: bool = True
+    eval_documents: int = 0
+
+    def problems(self) -> list[str]:
+        found = []
+        if self.seq_len < 1:
+            found.append(f"data.seq_len={self.seq_len} must be at least 1")
+        if not 0.0 <= self.holdout < 1.0:
+            found.append(f"data.holdout={self.holdout} must be in [0, 1): the fraction of documents kept for evaluation")
+        if self.packing not in PLANS:
+            found.append(f"data.packing={self.packing!r} is unknown{nearest(self.packing, PLANS)}: use {' or '.join(PLANS)}")
+        if self.prefetch < 0:
+            found.append(f"data.prefetch={self.prefetch} must not be negative; 0 makes batches when they are asked for")
+        if self.eval_documents < 0:
+            found.append(f"data.eval_documents={self.eval_documents} must not be negative; 0 takes all held-out documents")
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Rows to train on and, unless holdout is 0, to evaluate on; the stores behind them; and what they were made from.
+
+    fingerprint: JSON for the checkpoint; two runs with the same one, seed and batch size see the same batches.
+    """
+    train: Plan
+    eval: Plan | None
+    train_store: store.Store
+    eval_store: store.Store | None
+    fingerprint: dict
+
+    @property
+    def eval_bytes(self) -> int:
+        """UTF-8 bytes of the held-out documents: bits per byte is the sum of losses over `eval` / ln 2 / this."""
+        return int(self.eval_store.bytes.sum()) if self.eval_store else 0
+
+    @property
+    def eval_tokens(self) -> int:
+        """Tokens predicted over `eval`, each document's separator among them."""
+        return len(self.eval_store.tokens) - 1 if self.eval_store else 0
+
+
+def cache_folder(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
+    """Where token stores, trained tokenizers and file digests are kept."""
+    return pathlib.Path(os.path.expanduser(config.cache_dir)) if config.cache_dir else pathlib.Path(workdir) / "cache"
+
+
+def identify(config: Config, source: ModuleType, source_config: Any, workdir: str | os.PathLike) -> dict:
+    """`source.fingerprint`, with the digests of unchanged files taken from the cache."""
+    digests = digest.Digests(cache_folder(config, workdir) / "digests.json")
+    found = source.fingerprint(source_config, digests)
+    try:
+        digests.save()
+    except OSError as e:
+        raise UserError(f"cannot write in {cache_folder(config, workdir)}: {e.strerror}; set data.cache_dir to another "
+                        "folder") from e
+    return found
+
+
+def tokenizer(config: Config, source: ModuleType, source_config: Any, kind: ModuleType, kind_config: Any,
+              workdir: str | os.PathLike) -> Tokenizer:
+    """`kind.build` on the documents that are not held out; one that was learned is kept in the cache by what it learned from."""
+    made_from = [identify(config, source, source_config, workdir), config.holdout, kind.__name__, repr(kind_config)]
+    kept = cache_folder(config, workdir) / f"tokenizer-{digest.of_json(made_from)[:16]}.json"
+    # A tokenizer read from a file is read again: the file may have changed.
+    learned = getattr(kind, "LEARNS", False)
+    if learned and kept.exists():
+        return from_json(kept.read_text(encoding="utf-8"))
+    made = kind.build(kind_config, lambda: store.training_side(source.documents(source_config), config.holdout))
+    if learned:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(made.to_json(), encoding="utf-8")
+        os.replace(temporary, kept)
+    return made
+
+
+def build(config: Config, source: ModuleType, source_config: Any, made: Tokenizer, workdir: str | os.PathLike) -> Corpus:
+    """Tokenize the source, or open what was tokenized before, and lay out its rows. Raises UserError."""
+    identity = identify(config, source, source_config, workdir)
+
+    def side(which: str) -> store.Store:
+        return store.build(cache_folder(config, workdir), lambda: source.documents(source_config), identity, made,
+                           config.holdout, which, identity.get("text_bytes", 0), config.verify)
+
+    train_store, eval_store = side("train"), None
+    if config.holdout:
+        eval_store = side("eval")
+        if config.eval_documents:
+            eval_store = eval_store.head(config.eval_documents)
+    plan = PLANS[config.packing]
+    # The last row of a training stream that is not full would weigh a few tokens like a whole row.
+    train = Windows(train_store, config.seq_len, drop_last=True) if plan is Windows else plan(train_store, config.seq_len)
+    fingerprint = {
+        "source": identity, "tokenizer": made.fingerprint, "seq_len": config.seq_len, "holdout": config.holdout,
+        "packing": config.packing, "shuffle": config.shuffle, "eval_documents": config.eval_documents,
+        "train_rows": len(train), "train_tokens": len(train_store.tokens)}
+    return Corpus(train, plan(eval_store, config.seq_len) if eval_store else None, train_store, eval_store, fingerprint)

@@ -1,0 +1,215 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Rows of a fixed length as plans over a token store: windows of the stream, packed documents, or one document a row.
+
+A plan says which tokens each row holds; rows are read when asked for. In every plan each token but the first eot is
+predicted exactly once, so the sum of losses over a plan is the loss of the corpus.
+
+`rows(indices)` gives int32 [n, L] arrays: tokens, next (the token to predict), segments (1, 2, .. in each row, 0 = padding) and
+positions (restart with each segment). Padding holds eot at segment 0. Index -1 is a row of padding.
+"""
+import bisect
+from typing import Protocol
+
+import numpy as np
+
+from jaxlm.core.errors import UserError
+from jaxlm.data.store import Store
+
+Rows = dict[str, np.ndarray]
+
+
+class Plan(Protocol):
+    """What a sampler needs of a plan."""
+    length: int
+    store: Store
+
+    def __len__(self) -> int: ...
+
+    def row(self, i: int) -> Rows: ...
+
+    def rows(self, indices: np.ndarray) -> Rows: ...
+
+    def documents(self, i: int) -> np.ndarray: ...
+
+
+class Windows:
+    """Row i is tokens [i L, i L + L] of the stream: nothing is padded but the end of the last row.
+
+    A document begun in an earlier row continues here at position 0: it is a piece of its own, as attention does not reach
+    back into that row, and so positions stay below L. `drop_last` leaves out a last row that is not full.
+    """
+
+    def __init__(self, store: Store, length: int, drop_last: bool = False):
+        _check(store, length)
+        self.store, self.length = store, length
+        self._inputs = len(store.tokens) - 1  # the trailing eot is only predicted
+        self._count = self._inputs // length if drop_last else -(-self._inputs // length)
+        if not self._count:
+            raise UserError(f"the documents hold {self._inputs} tokens, fewer than one row of {length}: lower data.seq_len")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def row(self, i: int) -> Rows:
+        return {name: values[0] for name, values in self.rows(np.array([i])).items()}
+
+    def rows(self, indices: np.ndarray) -> Rows:
+        indices = _indices(indices, len(self))
+        n, L = len(indices), self.length
+        starts = indices * L
+        sizes = np.where(indices < 0, 0, np.minimum(L, self._inputs - starts))
+        tokens = np.full((n, L + 1), self.store.eot, np.int32)
+        for r in range(n):
+            tokens[r, :sizes[r] + 1] = self.store.tokens[starts[r]:starts[r] + sizes[r] + 1] if sizes[r] else self.store.eot
+        # A document start inside a row (not at its first token) begins the next segment.
+        offsets = self.store.offsets[:-1]
+        low = np.searchsorted(offsets, starts, "right")
+        counts = np.where(indices < 0, 0, np.searchsorted(offsets, starts + sizes, "left") - low).clip(0)
+        rows = np.repeat(np.arange(n), counts)
+        which = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
+        columns = offsets[which] - starts[rows]
+        begins = np.zeros((n, L), np.int32)
+        begins[rows, columns] = 1
+        segments = 1 + np.cumsum(begins, axis=1, dtype=np.int32)
+        begins[rows, columns] = columns
+        positions = np.arange(L, dtype=np.int32)[None] - np.maximum.accumulate(begins, axis=1)
+        padding = np.arange(L)[None] >= sizes[:, None]
+        following = tokens[:, 1:].copy()
+        segments[padding], positions[padding], following[padding] = 0, 0, self.store.eot
+        inputs = tokens[:, :-1].copy()
+        inputs[padding] = self.store.eot
+        return {"tokens": inputs, "next": following, "segments": segments, "positions": positions}
+
+    def documents(self, i: int) -> np.ndarray:
+        """Indices of the documents with a token in row i."""
+        i = int(_indices(np.array([i]), len(self))[0])
+        if i < 0:
+            return np.zeros(0, np.int64)
+        start, stop = i * self.length, min((i + 1) * self.length, self._inputs)
+        return np.arange(_document(self.store, start), _document(self.store, stop - 1) + 1)
+
+
+class Pieces:
+    """Rows made of pieces of the stream, each within one document: the common part of `Packed` and `Padded`.
+
+    starts, sizes int64 [pieces]: where a piece lies, ordered by row; row r has pieces [first[r], first[r + 1]).
+    """
+
+    def __init__(self, store: Store, length: int, starts: np.ndarray, sizes: np.ndarray, first: np.ndarray):
+        self.store, self.length = store, length
+        self._starts, self._sizes, self._first = starts, sizes, first
+
+    def __len__(self) -> int:
+        return len(self._first) - 1
+
+    @property
+    def fill(self) -> float:
+        """Fraction of positions that are not padding."""
+        return float(self._sizes.sum()) / (len(self) * self.length)
+
+    def row(self, i: int) -> Rows:
+        return {name: values[0] for name, values in self.rows(np.array([i])).items()}
+
+    def rows(self, indices: np.ndarray) -> Rows:
+        indices = _indices(indices, len(self))
+        shape = (len(indices), self.length)
+        tokens, following = (np.full(shape, self.store.eot, np.int32) for _ in range(2))
+        segments, positions = (np.zeros(shape, np.int32) for _ in range(2))
+        count = np.arange(self.length, dtype=np.int32)
+        for r, i in enumerate(indices):
+            at = 0
+            for segment, p in enumerate(range(self._first[i], self._first[i + 1]) if i >= 0 else (), start=1):
+                start, size = self._starts[p], self._sizes[p]
+                stretch = self.store.tokens[start:start + size + 1]
+                tokens[r, at:at + size], following[r, at:at + size] = stretch[:-1], stretch[1:]
+                segments[r, at:at + size], positions[r, at:at + size] = segment, count[:size]
+                at += size
+        return {"tokens": tokens, "next": following, "segments": segments, "positions": positions}
+
+    def documents(self, i: int) -> np.ndarray:
+        """Indices of the documents with a token in row i."""
+        i = int(_indices(np.array([i]), len(self))[0])
+        starts = self._starts[self._first[i]:self._first[i + 1]] if i >= 0 else np.zeros(0, np.int64)
+        return np.unique(_document(self.store, starts))
+
+
+class Packed(Pieces):
+    """Whole documents packed into rows, best fit first from the longest down; a longer one is cut into pieces of L.
+
+    The plan depends only on the lengths of the documents. `fill` says how full the rows are.
+    """
+
+    def __init__(self, store: Store, length: int):
+        starts, sizes = _cut(store, length)
+        row = _best_fit(sizes, length)
+        order = np.lexsort((starts, row))
+        first = np.searchsorted(row[order], np.arange(row.max() + 2))
+        super().__init__(store, length, starts[order], sizes[order], first)
+
+
+class Padded(Pieces):
+    """One document, or piece of L tokens of one, per row: the reference that packing is compared with."""
+
+    def __init__(self, store: Store, length: int):
+        starts, sizes = _cut(store, length)
+        super().__init__(store, length, starts, sizes, np.arange(len(starts) + 1))
+
+
+def _cut(store: Store, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Start and size of every piece of at most `length` tokens, in the order of the stream."""
+    _check(store, length)
+    lengths = np.diff(store.offsets)
+    counts = -(-lengths // length)
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    starts = np.repeat(store.offsets[:-1], counts) + number * length
+    return starts, np.minimum(length, np.repeat(store.offsets[1:], counts) - starts)
+
+
+def _best_fit(sizes: np.ndarray, length: int) -> np.ndarray:
+    """Row of each piece: pieces from the longest down, each into the row with the least room that it fits in.
+
+    Source: best-fit-decreasing (Johnson, 1973). Rooms are at most `length` values, so a row is found by bisection in a
+    sorted list of the rooms there are: O(pieces log L).
+    """
+    row = np.empty(len(sizes), np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    full = int(np.count_nonzero(sizes == length))
+    row[order[:full]] = np.arange(full)
+    made, rooms = full, []
+    rows_with: dict[int, list[int]] = {}
+    for piece, size in zip(order[full:].tolist(), sizes[order[full:]].tolist(), strict=True):
+        k = bisect.bisect_left(rooms, size)
+        if k == len(rooms):
+            chosen, room, made = made, length, made + 1
+        else:
+            room = rooms[k]
+            there = rows_with[room]
+            chosen = there.pop()
+            if not there:
+                del rooms[k], rows_with[room]
+        row[piece] = chosen
+        left = room - size
+        if left in rows_with:
+            rows_with[left].append(chosen)
+        elif left:
+            rows_with[left] = [chosen]
+            bisect.insort(rooms, left)
+    return row
+
+
+def _document(store: Store, position: np.ndarray | int) -> np.ndarray:
+    return np.searchsorted(store.offsets, position, "right") - 1
+
+
+def _check(store: Store, length: int) -> None:
+    if length < 1:
+        raise UserError(f"data.seq_len={length} must be at least 1")
+    if not store.documents:
+        raise UserError("the token store holds no document")
+
+
+def _indices(indices: np.ndarray, count: int) -> np.ndarray:
+    indices = np.asarray(indices, np.int64)
+    if indices.size and not (-1 <= indices.min() and indices.max() < count):
+        raise IndexError(f"rows {indices.min()} to {indices.max()} of a plan of {count} rows (-1 is a row of padding)")
+    return indices

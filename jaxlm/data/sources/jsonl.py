@@ -1,0 +1,70 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""JSON Lines: one JSON object per line, one of its fields is the document."""
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+
+from jaxlm.core.errors import UserError, nearest
+from jaxlm.data.digest import Digests
+from jaxlm.data.sources import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """`path` as in the text source; `field` is the key of the text in each object."""
+    path: str = ""
+    field: str = "text"
+    include: tuple = ("*.jsonl", "*.ndjson", "*.json")
+    exclude: tuple = (".*",)
+
+    def problems(self) -> list[str]:
+        found = []
+        if not self.path.strip():
+            found.append("source.path is empty: name a .jsonl file, a folder or a glob")
+        if not self.field:
+            found.append("source.field is empty: name the key that holds the text")
+        return found
+
+
+def documents(config: Config) -> Iterator[str]:
+    """The text of each line, in file order; blank lines and empty texts are left out. Raises UserError with file:line."""
+    count = 0
+    for file in files.find(config.path, config.include, config.exclude):
+        with files.opened(file.path) as f:
+            for number, (_, line) in enumerate(files.lines(f), start=1):
+                if line.strip():
+                    text = _text(line, config.field, f"{file.path}:{number}")
+                    if text.strip():
+                        count += 1
+                        yield text
+    if not count:
+        raise UserError(f"no text under source.path={config.path!r}: no line holds a non-empty {config.field!r}")
+
+
+def fingerprint(config: Config, digests: Callable[[str], str] | None = None) -> dict:
+    """What the documents depend on: file names and contents, and the field."""
+    found = files.find(config.path, config.include, config.exclude)
+    return {"source": "jsonl", "field": config.field} | files.identity(found, digests or Digests())
+
+
+def _text(line: bytes, field: str, where: str) -> str:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as e:
+        raise UserError(f"{where} is not UTF-8 ({e.reason} at byte {e.start} of the line): convert the file to UTF-8") from e
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{where} is not JSON ({e}): each line must be one JSON object; repair or remove the line") from e
+    if not isinstance(row, dict):
+        raise UserError(f"{where} is a JSON {type(row).__name__}, not an object: each line must be like {{{field!r}: ...}}")
+    if field not in row:
+        raise UserError(f"{where} has no field {field!r}{nearest(field, row)} (its fields: {', '.join(row)}): set "
+                        "source.field")
+    text = row[field]
+    if not isinstance(text, str):
+        raise UserError(f"{where}: field {field!r} is a {type(text).__name__}, not a string: choose another source.field")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise UserError(f"{where}: field {field!r} holds half of a surrogate pair at character {e.start}, which is no "
+                        "Unicode text: repair or remove the line") from e
+    return text

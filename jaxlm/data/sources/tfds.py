@@ -1,0 +1,179 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Text data sets prepared by TensorFlow Datasets, read without TensorFlow: array_record, parquet and tfrecord files.
+
+array_record goes through tfds' own data source; tfrecord, which that refuses, is read shard by shard with Grain.
+"""
+import dataclasses
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grain
+import tensorflow_datasets as tfds
+
+from jaxlm.core.errors import UserError, nearest
+from jaxlm.data import digest
+
+# Many public data sets are registered only when the attribute of one of these modules is touched.
+_LAZY = ("text", "translate", "summarization", "question_answering", "text_simplification", "ranking", "structured")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """`name`: "imdb_reviews", "glue/sst2:2.0.0", or the folder of a prepared data set (it holds dataset_info.json).
+
+    split: tfds syntax ("train", "train[:10%]", "train+test"). field: the feature with the text; "a/b" for nested ones.
+    data_dir: where tfds keeps its data sets; "" is tfds' default.
+    """
+    name: str = ""
+    split: str = "train"
+    field: str = "text"
+    data_dir: str = ""
+
+    def problems(self) -> list[str]:
+        return [f"source.{name} is empty: {way}" for name, value, way in (
+            ("name", self.name, "name a TFDS data set or the folder of a prepared one"),
+            ("split", self.split, "use train, test, train[:10%], ..."),
+            ("field", self.field, "name the feature that holds the text")) if not value.strip()]
+
+
+def documents(config: Config) -> Iterator[str]:
+    """The text of each example in the order stored on disk. Raises UserError."""
+    builder = _builder(config)
+    split = _split(builder, config.split)
+    _check_field(builder, config.field)
+    if builder.info.file_format.value == "tfrecord":
+        examples = _tfrecords(builder, split)
+    else:
+        examples = iter(builder.as_data_source(split=config.split))
+    count = 0
+    for number, example in enumerate(examples):
+        text = _text(example, config.field, f"{builder.info.full_name} {config.split} example {number}")
+        if text.strip():
+            count += 1
+            yield text
+    if not count:
+        raise UserError(f"no text in {builder.info.full_name} {config.split}: every {config.field!r} is empty")
+
+
+def fingerprint(config: Config, digests: Callable[[str], str] | None = None) -> dict:
+    """What the documents depend on: data set, version, split, field, and the names and sizes of the files.
+
+    Sizes stand for contents, as prepared data sets are large and versioned; `digests` is not used.
+    """
+    builder = _builder(config)
+    split = _split(builder, config.split)
+    _check_field(builder, config.field)
+    parts = [f"{os.path.basename(i.filename)}:{os.path.getsize(i.filename)}:{i.skip}:{i.take}".encode()
+             for i in split.file_instructions]
+    return {"source": "tfds", "name": builder.info.full_name, "split": config.split, "field": config.field,
+            "examples": split.num_examples, "files": len(parts), "content": digest.of_bytes(*parts)}
+
+
+def _builder(config: Config) -> Any:
+    """The prepared data set, read-only where it is given as a folder."""
+    folder = os.path.expanduser(config.name)
+    if os.path.isfile(os.path.join(folder, "dataset_info.json")):
+        return tfds.builder_from_directory(folder)
+    if os.path.isdir(folder) and os.sep in config.name:
+        raise UserError(f"source.name={config.name} is a folder without dataset_info.json: name the version folder of a "
+                        "prepared TFDS data set, like ~/tensorflow_datasets/imdb_reviews/plain_text/1.0.0")
+    options = {"data_dir": os.path.expanduser(config.data_dir)} if config.data_dir else {}
+    missing = tfds.core.registered.DatasetNotFoundError
+    try:
+        try:
+            builder = tfds.builder(config.name, **options)
+        except missing:
+            _register_all()
+            builder = tfds.builder(config.name, **options)
+    except missing as e:
+        known = tfds.core.registered.list_imported_builders()
+        prepared = _folders(config.data_dir)
+        raise UserError(f"TFDS has no data set {config.name!r}{nearest(config.name, [*known, *prepared])}"
+                        + (f" (prepared in {config.data_dir}: {', '.join(prepared) or 'none'})" if config.data_dir else "")
+                        + ": set source.name, or source.data_dir where it was prepared") from e
+    except (ValueError, AssertionError, AttributeError) as e:
+        raise UserError(f"TFDS cannot make source.name={config.name!r}: {' '.join(str(e).split())[:300]}") from e
+    if not builder.info.splits:
+        arguments = f", data_dir={config.data_dir!r}" if config.data_dir else ""
+        raise UserError(
+            f"TFDS data set {config.name} is not prepared in {builder.data_root}. Prepare it once: python -c \"import "
+            f"tensorflow_datasets as tfds; tfds.builder({config.name!r}{arguments}, file_format='array_record')"
+            f".download_and_prepare()\" (some data sets need TensorFlow installed for this)")
+    return builder
+
+
+def _register_all() -> None:
+    for module in _LAZY:
+        module = getattr(tfds, module)
+        for name in dir(module):
+            getattr(module, name)
+
+
+def _folders(data_dir: str) -> list[str]:
+    root = pathlib.Path(os.path.expanduser(data_dir)) if data_dir else None
+    return sorted(p.name for p in root.iterdir() if p.is_dir()) if root and root.is_dir() else []
+
+
+def _split(builder: Any, name: str) -> Any:
+    splits = builder.info.splits
+    try:
+        split = splits[name]
+    except (KeyError, ValueError, AssertionError) as e:
+        raise UserError(f"{builder.info.full_name} has no split {name!r}{nearest(name, splits)} (its splits: "
+                        f"{', '.join(splits)}): set source.split") from e
+    if not split.num_examples:
+        raise UserError(f"{builder.info.full_name} split {name!r} holds no example: set source.split")
+    for instruction in split.file_instructions:
+        if not os.path.isfile(instruction.filename):
+            raise UserError(f"{builder.info.full_name}: file {instruction.filename} is missing; prepare the data set again")
+    return split
+
+
+def _check_field(builder: Any, field: str) -> None:
+    feature, fields = builder.info.features, _fields(builder.info.features)
+    for part in field.split("/"):
+        if not isinstance(feature, tfds.features.FeaturesDict) and not hasattr(feature, "keys") or part not in feature:
+            raise UserError(f"{builder.info.full_name} has no field {field!r}{nearest(field, fields)} (its fields: "
+                            f"{', '.join(fields)}): set source.field")
+        feature = feature[part]
+
+
+def _fields(features: Any, prefix: str = "") -> list[str]:
+    found = []
+    for name in features:
+        inner = features[name]
+        found += _fields(inner, f"{prefix}{name}/") if isinstance(inner, tfds.features.FeaturesDict) else [prefix + name]
+    return found
+
+
+def _tfrecords(builder: Any, split: Any) -> Iterator[dict]:
+    for instruction in split.file_instructions:
+        records = grain.experimental.TFRecordIterDataset(str(instruction.filename))
+        taken = itertools.islice(records, instruction.skip, instruction.skip + instruction.take)
+        count = 0
+        try:
+            for record in taken:
+                count += 1
+                yield builder.info.features.deserialize_example_np(record)
+        except ValueError as e:
+            raise UserError(f"{instruction.filename} is damaged at record {instruction.skip + count} ({e}): prepare the "
+                            "data set again") from e
+        if count != instruction.take:
+            raise UserError(f"{instruction.filename} ends after {instruction.skip + count} records of "
+                            f"{instruction.skip + instruction.take}: prepare the data set again")
+
+
+def _text(example: Any, field: str, where: str) -> str:
+    for part in field.split("/"):
+        example = example[part]
+    if isinstance(example, str):
+        return example
+    if not isinstance(example, bytes):
+        raise UserError(f"{where}: field {field!r} is a {type(example).__name__}, not text: choose another source.field")
+    try:
+        return example.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise UserError(f"{where}: field {field!r} is not UTF-8 ({e.reason} at byte {e.start})") from e

@@ -1,0 +1,299 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""What every tokenizer can do, its two kinds (bytes; a Hugging Face tokenizer.json), and how one is rebuilt from its JSON.
+
+A tokenizer is its JSON: the text is stored with a checkpoint, and its digest names the token stores made with it.
+"""
+import abc
+import codecs
+import functools
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tokenizers
+
+from jaxlm.core.errors import UserError, nearest
+from jaxlm.data import digest
+
+# What a document separator is usually called, the most specific first.
+SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "<|eos|>", "<eos>", "</s>", "[EOS]", "[SEP]")
+
+
+class Tokenizer(abc.ABC):
+    """Text <-> int32 ids in [0, vocab_size). `eot` separates documents; `special` maps each special token to its id.
+
+    Special tokens written in a text are text: they are spelled out and never become special ids. No begin or end token is added.
+    """
+    vocab_size: int
+    eot: int
+    special: dict[str, int]
+
+    @abc.abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """int32 ids of each text. UserError where a text is not Unicode (half a surrogate pair)."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """Text of ids, with U+FFFD for bytes that are not UTF-8; special tokens are left out unless `special`."""
+
+    @abc.abstractmethod
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Bytes of ids, exact where the tokenizer works on bytes; without special tokens."""
+
+    @abc.abstractmethod
+    def to_json(self) -> str:
+        """All of the tokenizer, for `from_json`."""
+
+    @abc.abstractmethod
+    def to_hf_json(self) -> str:
+        """The same tokenizer as a Hugging Face tokenizer.json."""
+
+    @abc.abstractmethod
+    def token_id(self, token: str) -> int:
+        """Id of a token by its name in the vocabulary. UserError where there is none."""
+
+    def encode(self, text: str) -> np.ndarray:
+        """int32 ids of a text."""
+        return self.encode_batch([text])[0]
+
+    def stream(self) -> "Stream":
+        """Text from ids as they come."""
+        return Stream(self)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of the tokenizer's JSON."""
+        return digest.of_bytes(self.to_json().encode())
+
+    def ids(self, ids: Iterable[int]) -> list[int]:
+        """`ids` as Python ints, each checked to be in the vocabulary."""
+        ids = [int(i) for i in ids]
+        if ids and not (0 <= min(ids) and max(ids) < self.vocab_size):
+            raise ValueError(f"token ids must be in [0, {self.vocab_size}), got {min(ids)} to {max(ids)}")
+        return ids
+
+
+class ByteTokenizer(Tokenizer):
+    """Id = byte; then eot (256) and further special tokens."""
+
+    def __init__(self, special: Sequence[str] = ()):
+        self._names = ("<|endoftext|>", *special)
+        self.special = {name: 256 + i for i, name in enumerate(self._names)}
+        self.vocab_size, self.eot = 256 + len(self._names), 256
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.frombuffer(_utf8(text), np.uint8).astype(np.int32) for text in texts]
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        return b"".join(self._bytes(i, special) for i in self.ids(ids)).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"".join(self._bytes(i, False) for i in self.ids(ids))
+
+    def _bytes(self, i: int, special: bool) -> bytes:
+        return bytes((i,)) if i < 256 else self._names[i - 256].encode() if special else b""
+
+    def token_id(self, token: str) -> int:
+        raw = token.encode()
+        if token in self.special:
+            return self.special[token]
+        if len(raw) == 1:
+            return raw[0]
+        raise UserError(f"the byte tokenizer has no token {token!r} (special tokens: {', '.join(self.special)})")
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "byte", "special": self._names[1:]})
+
+    def to_hf_json(self) -> str:
+        """Byte-level BPE without merges: the same ids."""
+        vocab = {character: byte for byte, character in enumerate(_byte_characters())}
+        made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[]))
+        made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = tokenizers.decoders.ByteLevel()
+        made.add_special_tokens(list(self._names))
+        return made.to_str()
+
+
+class JsonTokenizer(Tokenizer):
+    """A Hugging Face tokenizer.json. `eot`: name of the document separator, "" to find it among the usual names.
+
+    Padding and truncation stored in it are switched off. `where` names it in messages.
+    """
+
+    def __init__(self, text: str, eot: str = "", where: str = "the tokenizer"):
+        try:
+            content = json.loads(text)
+            content |= {"padding": None, "truncation": None}
+            # One spelling of the JSON, so that its digest does not depend on who wrote it or on the library's version.
+            self._json = json.dumps(content, sort_keys=True, ensure_ascii=False)
+            self._inner = tokenizers.Tokenizer.from_str(self._json)
+        except Exception as e:  # the library raises plain Exception
+            raise UserError(f"{where} is not a Hugging Face tokenizer.json ({str(e)[:200]}): save it with "
+                            "tokenizer.save(path)") from e
+        self._inner.encode_special_tokens = True
+        added = self._inner.get_added_tokens_decoder()
+        self.special = {token.content: i for i, token in sorted(added.items()) if token.special}
+        vocab = self._inner.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocab.values(), default=-1) + 1
+        if not eot:
+            usual = [name for name in SEPARATORS if name in self.special] + [name for name in SEPARATORS if name in vocab]
+            if not usual:
+                raise UserError(f"{where} has none of the usual document separators ({', '.join(SEPARATORS)}): set "
+                                f"tokenizer.eot to one of its special tokens ({', '.join(self.special) or 'it has none'})")
+            eot = usual[0]
+        if eot not in vocab:
+            raise UserError(f"{where} has no token {eot!r}{nearest(eot, self.special)}: set tokenizer.eot to one of its "
+                            f"special tokens ({', '.join(self.special) or 'it has none'})")
+        self._eot_name, self.eot = eot, vocab[eot]
+        unknown = content.get("model", {}).get("unk_token")
+        self._forbidden = np.zeros(self.vocab_size, bool)
+        self._forbidden[[i for name, i in self.special.items() if name != unknown]] = True
+        self._forbidden[self.eot] = True
+        decoder = content.get("decoder") or {}
+        if decoder.get("type") == "Sequence" and len(decoder["decoders"]) == 1:
+            decoder = decoder["decoders"][0]
+        self.byte_level = decoder.get("type") == "ByteLevel"
+        self._special_ids = {*self.special.values(), self.eot}
+        self._added = {i: token.content for i, token in added.items()}
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        for text in texts:
+            _utf8(text)
+        found = [np.array(e.ids, np.int32)
+                 for e in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [self._spelled(text) if self._forbidden[ids].any() else ids for text, ids in zip(texts, found)]
+
+    def _spelled(self, text: str) -> np.ndarray:
+        """Ids of a text in which the model itself (Unigram, WordLevel) knows the name of a special token as a word.
+
+        Each such name is cut after its first character, so that it is spelled from ordinary pieces.
+        """
+        names = [*self.special, self._eot_name]
+        pieces = [text]
+        for name in sorted(names, key=len, reverse=True):
+            pieces = [p for piece in pieces for p in _cut(piece, name)]
+        ids = np.concatenate([np.array(e.ids, np.int32)
+                              for e in self._inner.encode_batch_fast(pieces, add_special_tokens=False)])
+        if self._forbidden[ids].any():
+            token = self._inner.id_to_token(int(ids[self._forbidden[ids]][0]))
+            raise UserError(f"this tokenizer turns plain text into the special token {token!r}, and has no way to spell it: "
+                            "take that text out of the data, or use another tokenizer")
+        return ids
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        ids = self.ids(ids)
+        if self.byte_level:
+            return b"".join(self._bytes(i, special) for i in ids).decode("utf-8", "replace")
+        return self._inner.decode(ids if special else [i for i in ids if i not in self._special_ids],
+                                  skip_special_tokens=not special)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        if self.byte_level:
+            return b"".join(self._bytes(i, False) for i in self.ids(ids))
+        return self.decode(ids).encode("utf-8", "replace")
+
+    def _bytes(self, i: int, special: bool) -> bytes:
+        """Bytes of one id of a byte-level tokenizer; an id without a token (a hole in the vocabulary) has none."""
+        if i in self._special_ids and not special:
+            return b""
+        token = self._added.get(i)
+        if token is not None:
+            return token.encode()
+        table = _character_bytes()
+        return bytes(table[c] for c in self._inner.id_to_token(i) or "")
+
+    def token_id(self, token: str) -> int:
+        found = self._inner.token_to_id(token)
+        if found is None:
+            raise UserError(f"the tokenizer has no token {token!r}{nearest(token, self.special)} (special tokens: "
+                            f"{', '.join(self.special) or 'none'})")
+        return found
+
+    def to_json(self) -> str:
+        return json.dumps({"kind": "json", "eot": self._eot_name, "tokenizer": self._json}, ensure_ascii=False)
+
+    def to_hf_json(self) -> str:
+        return self._json
+
+
+class Stream:
+    """Text from ids as they come: `push(id)` gives what is certain by now, `flush()` the rest.
+
+    A UTF-8 character is never split: its bytes wait until it is whole. The parts joined are `decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._exact = getattr(tokenizer, "byte_level", True)
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+        # Without byte tokens, the text of an id depends on those before it (spaces, ##pieces): decode a short window twice.
+        self._ids: list[int] = []
+        self._read = 0
+
+    def push(self, token: int) -> str:
+        """The text that `token` makes certain, "" where a character is not yet whole."""
+        if self._exact:
+            return self._bytes.decode(self._tokenizer.decode_bytes([token]))
+        self._ids.append(int(token))
+        before, now = self._tokenizer.decode(self._ids[:self._read]), self._tokenizer.decode(self._ids)
+        if now.endswith("\ufffd") or len(now) <= len(before):
+            return ""
+        self._ids, self._read = self._ids[self._read:], len(self._ids) - self._read
+        return now[len(before):]
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that never became whole."""
+        if self._exact:
+            return self._bytes.decode(b"", final=True)
+        before, now = self._tokenizer.decode(self._ids[:self._read]), self._tokenizer.decode(self._ids)
+        self._ids, self._read = [], 0
+        return now[len(before):]
+
+
+def from_json(text: str) -> Tokenizer:
+    """The tokenizer that `to_json` wrote. Raises UserError."""
+    try:
+        content = json.loads(text)
+        kind = content["kind"]
+        if kind == "byte":
+            return ByteTokenizer(content["special"])
+        if kind == "json":
+            return JsonTokenizer(content["tokenizer"], content["eot"])
+    except (ValueError, KeyError, TypeError) as e:
+        if isinstance(e, UserError):
+            raise
+        raise UserError(f"the stored tokenizer is damaged ({e!r}): restore the checkpoint from a copy") from e
+    raise UserError(f"the stored tokenizer is of an unknown kind {kind!r}: it was written by a newer version of jaxlm")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise UserError(f"the text holds half of a surrogate pair at character {e.start}, which is no Unicode text") from e
+
+
+def _cut(text: str, name: str) -> list[str]:
+    """`text` in pieces, cut after the first character of every `name` in it."""
+    first, *rest = text.split(name)
+    pieces = [first]
+    for part in rest:
+        pieces[-1] += name[0]
+        pieces.append(name[1:] + part)
+    return [p for p in pieces if p]
+
+
+@functools.cache
+def _byte_characters() -> str:
+    """Character that stands for each byte in byte-level vocabularies: printable Latin-1 as it is, the rest from U+0100.
+
+    Source: bytes_to_unicode of GPT-2 (github.com/openai/gpt-2, src/encoder.py).
+    """
+    kept = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    shifted = iter(range(256, 512))
+    return "".join(chr(b) if b in kept else chr(next(shifted)) for b in range(256))
+
+
+@functools.cache
+def _character_bytes() -> dict[str, int]:
+    return {character: byte for byte, character in enumerate(_byte_characters())}

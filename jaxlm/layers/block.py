@@ -1,0 +1,54 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""One transformer block: attention and feed-forward with residuals, in the three orders of norms in use."""
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxlm.core.types import Array
+from jaxlm.layers.attention import Attention
+from jaxlm.layers.cache import View
+from jaxlm.layers.mlp import Mlp
+from jaxlm.ops.dropout import dropout
+from jaxlm.ops.masks import Mask
+
+ORDERS = ("pre", "post", "sandwich")
+
+
+class Block(nnx.Module):
+    """pre: x + f(norm(x)) (GPT-2, Llama). post: norm(x + f(x)) (BERT). sandwich: x + post_norm(f(norm(x))) (Gemma 2)."""
+
+    def __init__(
+        self, attention: Attention, mlp: Mlp, norm: Callable[[], nnx.Module], *, order: str = "pre", rate: float = 0.0
+    ):
+        if order not in ORDERS:
+            raise ValueError(f"block order '{order}' is none of {', '.join(ORDERS)}")
+        self.order, self.rate = order, rate
+        self.attention, self.mlp = attention, mlp
+        self.norm1, self.norm2 = norm(), norm()
+        self.post_norm1 = norm() if order == "sandwich" else None
+        self.post_norm2 = norm() if order == "sandwich" else None
+
+    def __call__(
+        self, x: Array, mask: Mask, *, cache: View | None = None, key: Array | None = None, **attention: Any
+    ) -> tuple[Array, dict[str, Array] | None]:
+        """The block's output and the cache's new store; further arguments go to the attention layer."""
+        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        store = None
+
+        def attend(y: Array) -> Array:
+            nonlocal store
+            y, store = self.attention(y, mask, cache=cache, key=keys[0], **attention)
+            return y
+
+        x = self._residual(x, attend, self.norm1, self.post_norm1, keys[1])
+        x = self._residual(x, self.mlp, self.norm2, self.post_norm2, keys[2])
+        return x, store
+
+    def _residual(self, x: Array, f: Callable, norm: nnx.Module, post_norm: nnx.Module | None, key: Array | None) -> Array:
+        y = f(x if self.order == "post" else norm(x))
+        if post_norm is not None:
+            y = post_norm(y)
+        y = x + dropout(y, self.rate, key)
+        return norm(y) if self.order == "post" else y

@@ -1,0 +1,83 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""The decoding cache as plain arrays, and what a batch means with and without one.
+
+Letters: B rows, T positions of this call, S slots, K key/value heads, H size of a head.
+"""
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlm.core.types import Array, Batch
+from jaxlm.ops.masks import Mask
+from jaxlm.parallel.place import constrain
+
+Cache = dict[str, Array]
+
+
+def empty(layers: int, rows: int, length: int, kv_heads: int, head_dim: int, dtype: str) -> Cache:
+    """k, v [layers, B, S, K, H]; segments [B, S], 0 = empty or padding; positions [B, S]; index, the next free slot."""
+    # Two buffers, not one twice: a caller that donates its cache must not give the same one away two times.
+    new = lambda: constrain(
+        jnp.zeros((layers, rows, length, kv_heads, head_dim), dtype), "layers", "batch", None, "act_kv_heads", None
+    )
+    ids = lambda: constrain(jnp.zeros((rows, length), jnp.int32), "batch", None)
+    return {"k": new(), "v": new(), "segments": ids(), "positions": ids(), "index": jnp.zeros((), jnp.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """What one call sees of its sequences: the batch's own positions, or those appended to a cache."""
+
+    positions: Array  # int32 [B, T]
+    mask: Mask
+    index: Array | None = None  # the slot where this call begins; None without a cache
+    store: dict[str, Array] | None = None  # k and v, which the layers fill
+    rest: dict[str, Array] | None = None  # the other entries, already past this call
+
+    def cache(self, store: dict[str, Array] | None) -> Cache | None:
+        """The cache after this call, from the layers' keys and values."""
+        return None if store is None else {**store, **self.rest}
+
+
+def span(batch: Batch, cache: Cache | None, causal: bool = True) -> Span:
+    """Segments default to all 1 and positions to counting on; with a cache, T slots are appended at its index.
+
+    A query sees the slots up to its own whose segment is its own, so that unequal prompts are padded on the left with
+    segment 0. The caller keeps index + T within the cache's length; beyond it the last slots would be overwritten.
+    """
+    tokens = batch["tokens"]
+    index = None if cache is None else cache["index"]
+    positions = batch.get("positions")
+    if positions is None:
+        positions = lax.broadcasted_iota(jnp.int32, tokens.shape, 1) + (0 if index is None else index)
+    segments = batch.get("segments")
+    if cache is None:
+        return Span(positions, Mask(causal, q_segments=segments, k_segments=segments))
+    if segments is None:
+        segments = jnp.ones(tokens.shape, jnp.int32)
+    write = lambda old, new: lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, 1)
+    seen = write(cache["segments"], segments)
+    rest = {"segments": seen, "positions": write(cache["positions"], positions), "index": index + tokens.shape[1]}
+    slots = lax.broadcasted_iota(jnp.int32, (tokens.shape[1],), 0) + index
+    mask = Mask(causal, q_segments=segments, k_segments=seen, q_index=slots)
+    return Span(positions, mask, index, {"k": cache["k"], "v": cache["v"]}, rest)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One layer's part of the stored keys and values, during a call. The store is carried whole and updated in place."""
+
+    store: dict[str, Array]
+    layer: Any  # int or traced
+    index: Array
+
+    def extend(self, k: Array, v: Array) -> tuple[Array, Array, dict[str, Array]]:
+        """All keys and values of this layer [B, S, K, H] with k, v [B, T, K, H] written at the index, and the new store."""
+        out = {}
+        for name, new in (("k", k), ("v", v)):
+            old = self.store[name]
+            out[name] = lax.dynamic_update_slice(old, new[None].astype(old.dtype), (self.layer, 0, self.index, 0, 0))
+        layer = lambda x: lax.dynamic_index_in_dim(x, self.layer, 0, keepdims=False)
+        return layer(out["k"]), layer(out["v"]), out

@@ -1,0 +1,85 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Tokens to vectors: a table, positions that are learned or sinusoidal, sentence types, and the table of an untied head."""
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxlm.core.errors import UserError
+from jaxlm.core.types import Array
+from jaxlm.layers.linear import Init, normal, param
+from jaxlm.ops.dropout import dropout
+from jaxlm.parallel.place import constrain
+
+POSITIONS = ("none", "learned", "sinusoidal")
+
+
+class Embed(nnx.Module):
+    """tokens [B, L] -> [B, L, D] in `dtype`: embed/tokens, and embed/positions and embed/types where asked for."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        vocab_size: int,
+        size: int,
+        *,
+        max_len: int = 0,
+        positions: str = "none",
+        types: int = 0,
+        scale: float = 1.0,
+        rate: float = 0.0,
+        dtype: str = "float32",
+        param_dtype: str = "float32",
+        init: Init = normal(),
+    ):
+        if vocab_size < 1:
+            raise UserError("vocab_size is 0: set it, or let the tokenizer set it")
+        self.kind, self.scale, self.rate, self.dtype, self.size = positions, scale, rate, dtype, size
+        self.tokens = param(rngs, (vocab_size, size), "vocab", "embed", init=init, dtype=param_dtype)
+        learned = positions == "learned"
+        self.positions = param(rngs, (max_len, size), "positions", "embed", init=init, dtype=param_dtype) if learned else None
+        self.types = param(rngs, (types, size), "types", "embed", init=init, dtype=param_dtype) if types else None
+
+    def __call__(self, tokens: Array, positions: Array, types: Array | None = None, key: Array | None = None) -> Array:
+        """positions [B, L]. An id or a position beyond its table gives NaN: silently taking the last row would hide it."""
+        with jax.named_scope("embed"):
+            x = self._take(self.tokens, "vocab", tokens)
+            if self.scale != 1.0:
+                x = x * jnp.asarray(self.scale, x.dtype)
+            if self.positions is not None:
+                x = x + self._take(self.positions, "positions", positions)
+            elif self.kind == "sinusoidal":
+                x = x + sinusoidal(positions, self.size).astype(x.dtype)
+            if self.types is not None:
+                x = x + self._take(self.types, "types", jnp.zeros_like(tokens) if types is None else types)
+            return constrain(dropout(x, self.rate, key), "batch", "seq", "act_embed")
+
+    def table(self) -> Array:
+        """embed/tokens as a tied head uses it."""
+        return unsplit(self.tokens.get_value())
+
+    def _take(self, table: nnx.Param, axis: str, index: Array) -> Array:
+        # Features gathered first: looked up in a table that is split both ways, the result would be moved whole.
+        rows = constrain(table.get_value().astype(self.dtype), axis, None)
+        return rows.at[index].get(mode="fill", fill_value=jnp.nan)
+
+
+class Head(nnx.Module):
+    """The unembedding table of a model that does not tie it: head/table [V, D]."""
+
+    def __init__(self, rngs: nnx.Rngs, vocab_size: int, size: int, *, param_dtype: str = "float32", init: Init = normal()):
+        self.table = param(rngs, (vocab_size, size), "vocab", "embed", init=init, dtype=param_dtype)
+
+    def __call__(self) -> Array:
+        return unsplit(self.table.get_value())
+
+
+def unsplit(table: Array) -> Array:
+    """An unembedding table [V, D] with its features gathered, so that logits need no sum over devices."""
+    return constrain(table, "vocab", None)
+
+
+def sinusoidal(positions: Array, size: int) -> Array:
+    """Float32 [B, L, size]: sines in the first half, cosines in the second (Vaswani et al. 2017; tensor2tensor's order)."""
+    rate = 10000.0 ** -(jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    radians = positions[:, :, None].astype(jnp.float32) * rate[None, None, :]
+    return jnp.concatenate([jnp.sin(radians), jnp.cos(radians)], -1)

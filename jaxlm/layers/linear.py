@@ -1,0 +1,126 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Weights and the one way to multiply by them: parameters with axis names, and an einsum that acts by the kind of leaf."""
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxlm.core.types import Array
+from jaxlm.parallel import place
+
+Axes = tuple[str | None, ...]
+Init = Callable[..., Array]
+
+
+def normal(std: float = 0.02) -> Init:
+    return nnx.initializers.normal(std)
+
+
+zeros, ones = nnx.initializers.zeros, nnx.initializers.ones
+
+
+def param(rngs: nnx.Rngs, shape: tuple[int, ...], *axes: str | None, init: Init = normal(), dtype: str = "float32") -> nnx.Param:
+    """A parameter with one logical axis name (or None) a dimension, by which rules place it."""
+    if len(axes) != len(shape):
+        raise ValueError(f"{len(axes)} axis names {axes} for a parameter of shape {shape}")
+    return nnx.Param(init(rngs.params(), shape, jnp.dtype(dtype)), axes=axes)
+
+
+# How a leaf that is not an array acts as a weight: type -> f(equation, x, leaf, axes) -> product.
+KINDS: dict[type, Callable[[str, Array, Any, Axes | None], Array]] = {}
+
+
+def einsum(equation: str, x: Array, w: Any, axes: Axes | None = None) -> Array:
+    """x times a weight in x's type; the last dimensions of x meet the first of w ("btd,dnh->btnh").
+
+    axes: the weight's logical axes, by which a split weight is gathered before use. A weight that is not an array
+    (quantized, low-rank) is multiplied by what its type put into KINDS.
+    """
+    kind = KINDS.get(type(w))
+    if kind is not None:
+        return kind(equation, x, w, axes)
+    w = w.astype(x.dtype)
+    if axes is not None:
+        w = gathered(w, axes)
+    if not _flat():
+        return jnp.einsum(equation, x, w)
+    rows = x.ndim - _contracted(equation)
+    lead, inner = x.shape[:rows], x.shape[rows:]
+    outer = w.shape[len(inner) :]
+    # Two-dimensional products: XLA:CPU runs the gradient of a three-dimensional one at half speed.
+    out = x.reshape(-1, math.prod(inner)) @ w.reshape(math.prod(inner), -1)
+    return out.reshape(*lead, *outer)
+
+
+@functools.cache
+def _contracted(equation: str) -> int:
+    """How many dimensions x and w share; ValueError unless they are the last of x, the first of w and gone after."""
+    inputs, out = equation.split("->")
+    x, w = inputs.split(",")
+    shared = "".join(letter for letter in x if letter in w)
+    if not shared or not x.endswith(shared) or not w.startswith(shared) or out != x[: -len(shared)] + w[len(shared) :]:
+        raise ValueError(f"einsum '{equation}': the last dimensions of x must be the first of the weight, and nothing else shared")
+    return len(shared)
+
+
+def _flat() -> bool:
+    layout = place.active()
+    if layout is None:
+        return jax.default_backend() == "cpu"
+    # Rows and positions merge into one dimension, which is only possible without moving data if positions are whole.
+    return layout.platform == "cpu" and not layout.rules.acts.get("seq")
+
+
+def gathered(w: Array, axes: Axes) -> Array:
+    """A weight as a matmul uses it: whole along the axes that only storage splits, still split where activations are.
+
+    Its gradient goes back to how the weight is stored, so that it is scattered while it is summed.
+    """
+    return w if place.active() is None else _gathered(w, axes)
+
+
+# The axis of an activation that a weight's output meets; absent = not split while computing.
+_COMPUTE = {"vocab": "act_vocab", "heads": "act_heads", "kv_heads": "act_kv_heads", "mlp": "act_mlp"}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gathered(w: Array, axes: Axes) -> Array:
+    return place.constrain(w, *(_COMPUTE.get(axis) for axis in axes))
+
+
+_gathered.defvjp(lambda w, axes: (_gathered(w, axes), None), lambda axes, _, d_w: (place.constrain(d_w, *axes),))
+
+
+class Linear(nnx.Module):
+    """y = x @ kernel + bias over the last len(inputs) dimensions of x, computed in x's type."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        axes: Axes,
+        *,
+        bias: bool = True,
+        init: Init = normal(),
+        dtype: str = "float32",
+    ):
+        self.inputs, self.axes = len(inputs), axes
+        self.kernel = param(rngs, (*inputs, *outputs), *axes, init=init, dtype=dtype)
+        self.bias = param(rngs, outputs, *axes[self.inputs :], init=zeros, dtype=dtype) if bias else None
+
+    def __call__(self, x: Array) -> Array:
+        lead, inner, outer = "abc"[: x.ndim - self.inputs], "uv"[: self.inputs], "xyz"[: len(self.axes) - self.inputs]
+        y = einsum(f"{lead}{inner},{inner}{outer}->{lead}{outer}", x, self.kernel.get_value(), self.axes)
+        if self.bias is not None:
+            y = y + row(self.bias.get_value().astype(y.dtype), y.ndim)
+        return y
+
+
+def row(x: Array, rank: int) -> Array:
+    """x with leading dimensions of 1 up to `rank`: broadcasting that is written down."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape)

@@ -1,0 +1,39 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""The feed-forward part of a block, gated (GLU) or not."""
+import jax
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxlm.core.types import Array
+from jaxlm.layers.linear import Init, Linear, normal
+from jaxlm.ops import activations
+from jaxlm.parallel.place import constrain
+
+
+class Mlp(nnx.Module):
+    """down(activation(up(x))), or down(activation(gate(x)) * up(x)) (Shazeer 2020) when gated."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        size: int,
+        hidden: int,
+        *,
+        activation: str = "gelu_tanh",
+        gated: bool = False,
+        bias: bool = True,
+        init: Init = normal(),
+        out_init: Init = normal(),
+        dtype: str = "float32",
+    ):
+        self.activation = activation
+        self.up = Linear(rngs, (size,), (hidden,), ("embed", "mlp"), bias=bias, init=init, dtype=dtype)
+        self.gate = Linear(rngs, (size,), (hidden,), ("embed", "mlp"), bias=bias, init=init, dtype=dtype) if gated else None
+        self.down = Linear(rngs, (hidden,), (size,), ("mlp", "embed"), bias=bias, init=out_init, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        with jax.named_scope("mlp"):
+            act = activations.find(self.activation)
+            hidden = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
+            hidden = constrain(checkpoint_name(hidden, "mlp_hidden"), "batch", "seq", "act_mlp")
+            return constrain(self.down(hidden), "batch", "seq", "act_embed")

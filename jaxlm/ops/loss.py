@@ -1,0 +1,103 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Cross-entropy against an unembedding table: float32, chunked over positions, and safe with a split vocabulary.
+
+Letters: B rows, L positions, D features, V vocabulary, C positions of a chunk.
+"""
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxlm.core.types import Array, Mean
+
+
+def cross_entropy(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    weights: Array,
+    *,
+    bias: Array | None = None,
+    soft_cap: float = 0.0,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
+    chunks: int = 1,
+) -> dict[str, Mean]:
+    """Sums over the positions of hidden [B, L, D] with weight, of what follows from logits = hidden @ table [V, D].T.
+
+    targets [B, L] int32, weights [B, L]; a target of weight 0 may be anything. Returns float32 Means:
+    loss      what is optimised: nll, smoothed, plus the z term
+    nll       -log p(target)
+    z_loss    z_loss * (log Z)^2 (PaLM, Chowdhery et al. 2022, section 5), which keeps the normaliser near 1
+    accuracy  how often the target is the first of the largest logits
+    With chunks > 1 the logits of only L / chunks positions live at a time; they are made again in the backward pass.
+    Raises ValueError when L is not a multiple of chunks.
+    """
+    length = hidden.shape[1]
+    if chunks < 1 or length % chunks:
+        raise ValueError(f"a length of {length} cannot be cut into {chunks} chunks: choose chunks that divide it, or pad the rows")
+    weights = weights.astype(jnp.float32)
+    chunk = functools.partial(_chunk, table, bias, soft_cap, z_loss, label_smoothing)
+    if chunks == 1:
+        sums = chunk(hidden, targets, weights)
+    else:
+        cut = lambda x: jnp.moveaxis(x.reshape(x.shape[0], chunks, length // chunks, *x.shape[2:]), 1, 0)
+        chunk = jax.checkpoint(chunk, prevent_cse=False)
+        start = {name: jnp.zeros((), jnp.float32) for name in ("loss", "nll", "z_loss", "accuracy")}
+        sums, _ = lax.scan(
+            lambda total, xs: (jax.tree.map(jnp.add, total, chunk(*xs)), None), start, tuple(map(cut, (hidden, targets, weights)))
+        )
+    weight = jnp.sum(weights)
+    return {name: Mean(total, weight) for name, total in sums.items()}
+
+
+def _chunk(table, bias, soft_cap, z_loss, label_smoothing, hidden, targets, weights) -> dict[str, Array]:
+    """The weighted sums over hidden [B, C, D]."""
+    targets, weights = targets.reshape(-1), weights.reshape(-1)
+    with jax.named_scope("unembed"):
+        # The table is cast here and not before the scan, so that its gradient is summed over chunks in its own type.
+        logits = _project(hidden.reshape(-1, hidden.shape[-1]), table.astype(hidden.dtype))
+        if bias is not None:
+            logits = logits + bias.astype(jnp.float32)[None, :]
+        if soft_cap:
+            logits = soft_cap * jnp.tanh(logits / soft_cap)
+    with jax.named_scope("cross_entropy"):
+        # A compare with an iota and not a gather: where the vocabulary is split, each device looks at its own part.
+        column = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+        hit = column == targets[:, None]
+        target = jnp.sum(jnp.where(hit, logits, 0.0), -1)
+        log_z = jax.nn.logsumexp(logits, -1)
+        nll = log_z - target
+        z = z_loss * jnp.square(log_z)
+        loss = nll + z
+        if label_smoothing:
+            loss = loss + label_smoothing * (target - jnp.mean(logits, -1))
+        fixed, best = lax.stop_gradient(logits), lax.stop_gradient(target)[:, None]
+        ahead = (fixed > best) | ((fixed == best) & (column < targets[:, None]))
+        right = ~jnp.any(ahead, -1)
+    sums = {"loss": loss, "nll": nll, "z_loss": z, "accuracy": right.astype(jnp.float32)}
+    return {name: jnp.sum(value * weights) for name, value in sums.items()}
+
+
+@jax.custom_vjp
+def _project(x: Array, table: Array) -> Array:
+    """Float32 [R, V] from x [R, D] and table [V, D]."""
+    return lax.dot_general(x, table, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _project_forward(x, table):
+    return _project(x, table), (x, table)
+
+
+def _project_backward(saved, d_logits):
+    # Autodiff would multiply the float32 cotangent with a bfloat16 operand: the two largest matmuls of the model at
+    # half speed or less. Rounded to the operand's type it costs what every other layer's does.
+    x, table = saved
+    d_logits = d_logits.astype(x.dtype)
+    d_x = lax.dot_general(d_logits, table, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    d_table = lax.dot_general(d_logits, x, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return d_x.astype(x.dtype), d_table.astype(table.dtype)
+
+
+_project.defvjp(_project_forward, _project_backward)

@@ -1,0 +1,115 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Where arrays live: the active layout (mesh and rules), shardings of a tree, constraints inside a model, batches onto devices."""
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxlm.core import tree
+from jaxlm.core.errors import UserError
+from jaxlm.core.types import Array, Batch
+from jaxlm.parallel.rules import Rules
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A mesh and the rules that lay arrays on it."""
+
+    mesh: Mesh
+    rules: Rules
+
+    @property
+    def platform(self) -> str:
+        """'cpu', 'gpu' or 'tpu': what formulations are chosen by."""
+        return self.mesh.devices.flat[0].platform
+
+    def sharding(self, *axes: str | None) -> NamedSharding:
+        return NamedSharding(self.mesh, self.rules.spec(axes))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+
+_ACTIVE: contextvars.ContextVar[Layout | None] = contextvars.ContextVar("jaxlm_layout", default=None)
+
+
+def active() -> Layout | None:
+    """The layout in force, or None outside `use`."""
+    return _ACTIVE.get()
+
+
+@contextlib.contextmanager
+def use(layout: Layout) -> Iterator[Layout]:
+    """Trace and run under this layout. A function jitted under one layout must not be called under another."""
+    token = _ACTIVE.set(layout)
+    try:
+        with jax.set_mesh(layout.mesh):
+            yield layout
+    finally:
+        _ACTIVE.reset(token)
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+    """State how an activation (or a gathered weight) is split, by logical names; nothing without a layout."""
+    layout = active()
+    if layout is None:
+        return x
+    if len(axes) != x.ndim:
+        raise ValueError(f"{len(axes)} axis names {axes} for an array of shape {x.shape}")
+    return jax.lax.with_sharding_constraint(x, layout.sharding(*axes))
+
+
+def shardings(axes: Any, layout: Layout, abstract: Any = None) -> Any:
+    """NamedShardings for a tree of logical axes; with `abstract` shapes, UserError where a size does not divide."""
+    is_axes = lambda x: isinstance(x, tuple)
+    out = jax.tree.map(lambda a: layout.sharding(*a), axes, is_leaf=is_axes)
+    if abstract is not None:
+        bad = []
+        for (path, leaf), sharding in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(out), strict=True):
+            for size, names in zip(leaf.shape, sharding.spec):
+                names = (names,) if isinstance(names, str) else names or ()
+                parts = int(np.prod([layout.mesh.shape[n] for n in names]))
+                if size % parts:
+                    bad.append(f"{tree.path_str(path)} {leaf.shape}: {size} does not divide over {'*'.join(names)}={parts}")
+        if bad:
+            raise UserError(f"rules '{layout.rules.name}' cannot lay these parameters on the mesh: " + "; ".join(bad))
+    return out
+
+
+def like(target: Any, params: Any, param_shardings: Any, layout: Layout) -> Any:
+    """Shardings for a tree that mirrors parameters somewhere inside (optimizer state, averages).
+
+    A leaf takes a parameter's sharding when its path ends with the parameter's path and the shapes agree; all
+    others (counters, factored moments) are replicated.
+    """
+    known = {p: (x.shape, s) for (p, x), s in zip(tree.flatten(params).items(), jax.tree.leaves(param_shardings), strict=True)}
+
+    def one(path: str, leaf: Any) -> NamedSharding:
+        parts = path.split("/")
+        for i in range(len(parts)):
+            shape, sharding = known.get("/".join(parts[i:]), (None, None))
+            if shape == leaf.shape:
+                return sharding
+        return layout.replicated
+
+    return tree.map_with_path(one, target)
+
+
+def batch_sharding(layout: Layout, rank: int) -> NamedSharding:
+    """Rows over the batch's mesh axes, positions over the sequence's."""
+    return layout.sharding(*("batch", "seq")[:rank], *(None,) * (rank - 2))
+
+
+def put(batch: dict[str, np.ndarray], layout: Layout, rows: int) -> Batch:
+    """This process's rows of a global batch of `rows` rows, onto the devices."""
+    def one(x: np.ndarray) -> Array:
+        x = np.asarray(x)
+        return jax.make_array_from_process_local_data(batch_sharding(layout, x.ndim), x, (rows, *x.shape[1:]))
+
+    return {name: one(x) for name, x in batch.items()}

@@ -1,0 +1,77 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Evaluation over held-out documents: sums over all of them, divided once."""
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlm.core.log import Progress
+from jaxlm.core.types import Array, Batch, Mean, Params
+from jaxlm.parallel import place
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """When and on how much to evaluate."""
+
+    every: int = 500  # steps; 0 = only at the end
+    rows: int = 0  # rows of the held-out text; 0 = all
+    batch_size: int = 0  # rows at a time; 0 = the training batch
+
+    def problems(self) -> list[str]:
+        return [f"eval.{f.name} is {getattr(self, f.name)}: it must be 0 or more"
+                for f in dataclasses.fields(self) if getattr(self, f.name) < 0]
+
+
+def batches(plan: Any, prepare: Callable, rngs: Callable, rows: int, batch_size: int, layout: place.Layout) -> Iterator[Batch]:
+    """The first `rows` rows (0 = all) of a plan in order; the last batch is filled with rows of weight 0."""
+    total = min(rows or len(plan), len(plan))
+    share, index = batch_size // jax.process_count(), jax.process_index()
+    for begin in range(0, total, batch_size):
+        wanted = np.arange(begin, begin + batch_size)[index * share:(index + 1) * share]
+        batch = prepare(plan.rows(np.minimum(wanted, total - 1)), lambda i, at=wanted: rngs(int(at[i])))
+        beyond = wanted >= total
+        batch["weights"] = np.where(beyond.reshape(-1, *(1,) * (batch["weights"].ndim - 1)), 0, batch["weights"])
+        yield place.put(batch, layout, batch_size)
+
+
+def make_evaluate(loss: Callable[[Params, Batch, Array | None], tuple[Array, dict[str, Mean]]],
+                  layout: place.Layout) -> Callable[[Params, Batch], dict[str, Mean]]:
+    """The jitted (params, batch) -> Means, without dropout."""
+    return jax.jit(lambda params, batch: loss(params, batch, None)[1], out_shardings=layout.replicated)
+
+
+def evaluate(run: Callable[[Params, Batch], dict[str, Mean]], params: Params, source: Iterator[Batch], count: int,
+             what: str = "evaluate") -> dict[str, Mean]:
+    """Sums of every mean over `count` batches, on the host in float64 (a float32 sum of millions of tokens drifts)."""
+    sums: dict[str, Mean] = {}
+    with Progress(count, what, "batches") as bar:
+        previous = None
+        for batch in source:
+            current = run(params, batch)  # dispatched before the one before it is read
+            if previous is not None:
+                _add(sums, previous)
+            previous = current
+            bar.update()
+        if previous is not None:
+            _add(sums, previous)
+    return sums
+
+
+def _add(sums: dict[str, Mean], means: dict[str, Mean]) -> None:
+    for name, mean in jax.device_get(means).items():
+        mean = Mean(np.float64(mean.total), np.float64(mean.weight))
+        sums[name] = sums[name] + mean if name in sums else mean
+
+
+def summary(sums: dict[str, Mean], bytes_per_token: float) -> dict[str, float]:
+    """Reported figures; bits per byte where the held-out text's UTF-8 bytes per predicted token are known (> 0)."""
+    out = {name: float(mean.total / mean.weight) if mean.weight else 0.0 for name, mean in sums.items()}
+    if "nll" in out:
+        out["perplexity"] = math.exp(min(out["nll"], 700.0))
+        if bytes_per_token:
+            out["bits_per_byte"] = out["nll"] / math.log(2) / bytes_per_token
+    return out

@@ -1,0 +1,206 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""The training loop. It never waits for the device: it dispatches the next step, then reads the metrics of the one before."""
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from jaxlm.core.errors import UserError
+from jaxlm.core.log import Progress, count, say
+from jaxlm.core.types import Batch, Mean, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Length and rhythm of a run."""
+
+    steps: int = 1000
+    batch_size: int = 32  # rows of one update, over all devices and hosts
+    accumulate: int = 1  # micro-batches that one update is computed in
+    log_every: int = 10  # steps
+    max_skipped: int = 10  # non-finite steps in a row before the run saves and stops
+    profile_at: int = 0  # step at which a profile is taken; 0 = never
+    profile_steps: int = 3
+    tensorboard: bool = True
+    picture: bool = True  # draw loss.png at the end
+    baseline: str = ""  # "trigram": print a byte-trigram model's bits per byte beside the model's
+    sample: str = ""  # a text to continue when training ends; "" = from nothing
+    sample_tokens: int = 0  # tokens of that continuation; 0 = none
+
+    def problems(self) -> list[str]:
+        out = [f"train.{name} is {getattr(self, name)}: it must be at least 1"
+               for name in ("batch_size", "accumulate", "log_every", "max_skipped", "profile_steps")
+               if getattr(self, name) < 1]
+        out += [f"train.{name} is {getattr(self, name)}: it must be 0 or more"
+                for name in ("steps", "profile_at", "sample_tokens") if getattr(self, name) < 0]
+        if self.accumulate >= 1 and self.batch_size % self.accumulate:
+            out.append(f"train.batch_size {self.batch_size} is not a multiple of train.accumulate {self.accumulate}")
+        if self.baseline not in ("", "trigram"):
+            out.append(f"train.baseline is '{self.baseline}': it is 'trigram' or ''")
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """What turns seconds into rates."""
+
+    tokens_per_step: int
+    flops_per_step: float  # of the model's forward and backward matrix products, recomputation left out
+    peak_flops: float  # of all devices together
+
+
+class Interrupted(SystemExit):
+    """A signal asked the run to stop and the state has been saved."""
+
+
+class Stop:
+    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> "Stop":
+        # Only the main thread may set handlers; elsewhere (a notebook's thread, a test) signals stay as they are.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __exit__(self, *exc: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something due every so many steps, and after the last one; 0 = only after the last."""
+
+    every: int
+    action: Callable[[int, TrainState], None]
+
+    def due(self, step: int, last: int) -> bool:
+        return step == last or (self.every > 0 and step % self.every == 0)
+
+
+def train(
+    state: TrainState,
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]],
+    batches: Iterator[Batch],
+    config: Config,
+    rates: Rates,
+    *,
+    start: int,
+    write: Callable[[int, dict[str, float]], None],
+    events: tuple[Event, ...],
+    save: Callable[[int, TrainState], None],
+    waited: Callable[[], float],
+    profile_dir: str,
+) -> TrainState:
+    """Runs updates start + 1 to config.steps and returns the last state.
+
+    write(step, values) records; save(step, state) writes a checkpoint and waits until it is whole; waited() is the
+    seconds spent waiting for data so far. Raises UserError after max_skipped non-finite steps in a row and
+    Interrupted after a signal, both once the state is saved.
+    """
+    window = Window(rates, waited)
+    pending: tuple[int, dict[str, Any]] | None = None
+    with Progress(config.steps, "train", "steps", start=start) as bar, Stop() as stop:
+
+        def flush(log: bool) -> str:
+            """Takes in the metrics of the last dispatched step; returns why the run must stop, or ''."""
+            if pending is None:
+                return ""
+            number, metrics = pending[0], jax.device_get(pending[1])
+            window.add(metrics)
+            bar.update()
+            total, row = (int(x) for x in metrics["skipped"])
+            if row:
+                say(f"step {number}: the loss or gradient is not finite, update skipped ({row} in a row, {total} in all)")
+            if log or row or number % config.log_every == 0:
+                values = window.read()
+                write(number, {f"train/{name}": x for name, x in values.items()})
+                bar.note(f"loss {values['loss']:.3f}, {count(values['tokens_per_second'])} tokens/s")
+            if row < config.max_skipped:
+                return ""
+            return (f"{row} steps in a row were not finite, the last is step {number}: lower optimizer.lr, raise "
+                    "schedule.warmup or set optimizer.clip_norm. ")
+
+        profiled = range(config.profile_at, config.profile_at + config.profile_steps if config.profile_at else 0)
+        for number, batch in enumerate(batches, start + 1):
+            if profiled and number == profiled[0]:
+                jax.profiler.start_trace(profile_dir)
+            with jax.profiler.StepTraceAnnotation("train", step_num=number), jax.transfer_guard("disallow"):
+                state, metrics = step(state, batch)
+            failed = flush(log=False)
+            pending = (number, metrics)
+            if profiled and number == min(profiled[-1], config.steps):
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
+                say(f"profile of steps {profiled[0]} to {number} written to {profile_dir}")
+            due = [event for event in events if event.due(number, config.steps)]
+            if due or failed or stop.signal:
+                # Rows end where checkpoints are, so that a resumed run writes the rows of an uninterrupted one.
+                failed = flush(log=True) or failed
+                pending = None
+            if failed:
+                save(number, state)
+                raise UserError(failed + f"The state after step {number} is saved, without the skipped updates.")
+            began = time.monotonic()
+            for event in due:
+                event.action(number, state)
+            window.exclude(time.monotonic() - began)
+            if stop.signal and number < config.steps:
+                save(number, state)
+                name = signal.Signals(stop.signal).name
+                say(f"{name}: saved after step {number} of {config.steps}. Run the same command again to go on.")
+                raise Interrupted(128 + stop.signal)
+    return state
+
+
+class Window:
+    """Sums between two rows of metrics."""
+
+    def __init__(self, rates: Rates, waited: Callable[[], float]):
+        self.rates, self.waited = rates, waited
+        self._reset()
+
+    def _reset(self) -> None:
+        self.means: dict[str, Mean] = {}
+        self.last: dict[str, Any] = {}
+        self.steps, self.began, self.excluded, self.waited_before = 0, time.monotonic(), 0.0, self.waited()
+
+    def exclude(self, seconds: float) -> None:
+        """Time spent on evaluation and checkpoints is not the step's."""
+        self.excluded += seconds
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        # A skipped step's loss would make the row's mean NaN; it shows in the count of skipped steps instead.
+        if not int(metrics["skipped"][1]):
+            means = metrics["means"]
+            self.means = {k: self.means[k] + m for k, m in means.items()} if self.means else means
+        self.last = metrics
+        self.steps += 1
+
+    def read(self) -> dict[str, float]:
+        """The row's values; the window starts anew."""
+        seconds = max(time.monotonic() - self.began - self.excluded, 1e-9)
+        means = self.means or self.last["means"]  # only skipped steps: show the number that was not finite
+        out = {name: float(mean.total) / max(float(mean.weight), 1e-9) for name, mean in means.items()}
+        out["grad_norm"] = float(self.last["grad_norm"])
+        out["lr"] = float(self.last["lr"])
+        out["skipped"] = float(self.last["skipped"][0])
+        out["tokens_per_second"] = self.steps * self.rates.tokens_per_step / seconds
+        out["mfu"] = self.steps * self.rates.flops_per_step / seconds / self.rates.peak_flops
+        out["data_wait"] = min((self.waited() - self.waited_before) / seconds, 1.0)
+        self._reset()
+        return out

@@ -1,0 +1,59 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Where numbers go: WORKDIR/metrics.jsonl always, TensorBoard event files beside it, and a picture of the loss."""
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import tensorboardX
+
+from jaxlm.core.errors import UserError
+
+
+class Metrics:
+    """Appends {"step": n, name: number, ...}; opened at step n it first drops what an interrupted run wrote after n."""
+
+    def __init__(self, workdir: pathlib.Path, step: int = 0, tensorboard: bool = True):
+        self.path = workdir / "metrics.jsonl"
+        if self.path.exists():
+            kept = [json.dumps(row) + "\n" for row in read(self.path) if row["step"] <= step]
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(kept))
+            os.replace(partial, self.path)
+        self._file = open(self.path, "a", buffering=1)
+        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if tensorboard else None
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        values = {name: float(x) for name, x in values.items()}
+        # JSON has no NaN: a number that is not finite is written as its name, and stays readable everywhere.
+        row = {name: x if math.isfinite(x) else str(x) for name, x in values.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        if self._board is not None:
+            for name, x in values.items():
+                self._board.add_scalar(name, x, step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """All rows; a last line cut short by a crash is left out, any other bad line is an error."""
+    rows = []
+    lines = path.read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise UserError(f"{path}:{number} is not JSON ({error}): mend or remove that line") from error
+    return rows

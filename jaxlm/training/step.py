@@ -1,0 +1,87 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""The training step, one page without branches: what varies (model, objective, optimizer, trainable leaves) enters as values."""
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlm.core import tree
+from jaxlm.core.types import Array, Batch, Mean, Objective, Params, TrainState
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+
+
+def make_loss(model: Any, objective: Objective) -> Callable[[Params, Batch, Array | None], tuple[Array, dict[str, Mean]]]:
+    """(params, batch, dropout key) -> the summed loss, and Means of everything worth reporting."""
+
+    def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, dict[str, Mean]]:
+        outputs = model.apply(params, batch, key=key)
+        with jax.named_scope("loss"):
+            means = objective.loss(outputs, batch)
+        # A model's own terms (load balance, say) join as averages, so that they weigh the same in every micro-batch.
+        extra = sum((mean.value for mean in outputs.aux.values()), jnp.zeros((), jnp.float32))
+        return means["loss"].total + means["loss"].weight * extra, {**means, **outputs.aux}
+
+    return loss
+
+
+def gradients(loss: Callable, params: Params, batch: Batch, key: Array, micro_batches: int) -> tuple[Params, dict[str, Mean]]:
+    """Sums over all micro-batches of d(summed loss)/d(params), in float32, and of the Means: nothing is divided yet."""
+    # Micro-batch m takes rows m, m + M, ...: each device splits its own rows, none move.
+    split = lambda x: jnp.swapaxes(x.reshape(-1, micro_batches, *x.shape[1:]), 0, 1)
+
+    def one(index: Array, part: Batch) -> tuple[Params, dict[str, Mean]]:
+        (_, means), grads = jax.value_and_grad(loss, has_aux=True)(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(lambda g: g.astype(jnp.float32), grads), means
+
+    if micro_batches == 1:
+        return one(jnp.zeros((), jnp.int32), batch)
+    parts = jax.tree.map(split, batch)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, jnp.int32(0), jax.tree.map(lambda x: x[0], parts)))
+    add = lambda total, x: (jax.tree.map(jnp.add, total, one(*x)), None)
+    return jax.lax.scan(add, zeros, (jnp.arange(micro_batches), parts))[0]
+
+
+def make_step(model: Any, objective: Objective, tx: optax.GradientTransformation, schedule: Callable, trainable: Any,
+              micro_batches: int = 1) -> Step:
+    """One update as a pure function of (state, batch); metrics are Means and scalars, still on the device."""
+    full_loss = make_loss(model, objective)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        train, frozen = tree.partition(state.params, trainable)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+        loss = lambda p, b, k: full_loss(tree.combine(p, frozen), b, k)
+        grads, means = gradients(loss, train, batch, key, micro_batches)
+        weight = jnp.maximum(means["loss"].weight, 1e-9)  # one division, by the weight of the whole batch
+        grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, train)
+        norm = optax.global_norm(grads)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(grads, state.opt_state, train)
+            updated = optax.apply_updates(train, updates)
+
+        # A step whose loss or gradient is not finite changes nothing but the counters.
+        fine = jnp.isfinite(norm) & jnp.isfinite(means["loss"].total)
+        keep = lambda new, old: jnp.where(fine, new, old)
+        total, row = state.skipped
+        skipped = jnp.where(fine, jnp.stack([total, 0]), jnp.stack([total + 1, row + 1]))
+        new = TrainState(
+            step=state.step + 1,
+            params=tree.combine(jax.tree.map(keep, updated, train), frozen),
+            opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+            rng=state.rng,
+            skipped=skipped,
+        )
+        lr = jnp.asarray(schedule(state.step - total), jnp.float32)
+        return new, {"means": means, "grad_norm": norm, "lr": lr, "skipped": skipped}
+
+    return step
+
+
+def compile_step(step: Step, state: TrainState, batch: Batch, replicated: jax.sharding.Sharding) -> Any:
+    """The step compiled once, ahead of its first use, for these (abstract or real) arguments; the state is donated."""
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    inputs = jax.tree.map(lambda x: x.sharding, batch)
+    jitted = jax.jit(step, in_shardings=(shardings, inputs), out_shardings=(shardings, replicated), donate_argnums=0)
+    return jitted.lower(state, batch).compile()

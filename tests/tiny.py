@@ -1,0 +1,66 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Small stand-ins that the cross-cutting tests share: configs cut down to seconds, text, models of every family."""
+import contextlib
+import os
+import pathlib
+import random
+import subprocess
+import sys
+
+from absl import flags
+
+from jaxlm import build
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Fields that make a component small without changing what it computes; only those that it has are set.
+SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp": 48, "max_len": 64, "vocab_size": 0}
+
+
+def write_text(folder: pathlib.Path, documents: int = 40, seed: int = 0) -> pathlib.Path:
+    """A folder of small text files with something to learn in them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(seed)
+    words = "the a quick brown fox jumps over lazy dog and then reads aloud from small books".split()
+    for i in range(documents):
+        lines = [" ".join(draw.choices(words, k=draw.randint(3, 9))) + "." for _ in range(draw.randint(1, 6))]
+        (folder / f"{i:03}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def shrink(config, text: pathlib.Path, cache: pathlib.Path):
+    """A page as it is, but with a tiny model, byte tokens, little text and few steps."""
+    build.variant(config, "source=text,tokenizer=byte")
+    config.source.path = str(text)
+    config.data.cache_dir = str(cache)
+    config.data.seq_len = 32
+    config.data.holdout = 0.2
+    for field, value in SMALL.items():
+        if field in config.model and not (field in ("kv_heads", "head_dim", "mlp") and config.model[field] == 0):
+            config.model[field] = value
+    config.train.steps = 2
+    config.train.batch_size = 16
+    config.train.log_every = 1
+    config.train.tensorboard = False
+    config.train.sample_tokens = min(config.train.sample_tokens, 4)
+    config.schedule.warmup = 1
+    config.eval.every = 0
+    config.eval.rows = 16
+    config.eval.batch_size = 0
+    config.checkpoint.every = 1
+    return config
+
+
+@contextlib.contextmanager
+def workdir(path: pathlib.Path):
+    """absl's flags as a command line with --workdir would leave them."""
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["test", f"--workdir={path}"])
+    yield path
+
+
+def command(name: str, *args: str, devices: int = 1, timeout: int = 300, code: str = "", **env: str) -> subprocess.CompletedProcess:
+    """Runs `python -m jaxlm.cli.NAME ARGS` as a user would; with `code`, runs that Python first in the same process."""
+    program = f"{code}\nimport runpy; runpy.run_module('jaxlm.cli.{name}', run_name='__main__')"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **env}
+    return subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, timeout=timeout,
+                          env=environment, cwd=ROOT)
