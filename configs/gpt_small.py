@@ -25,8 +25,8 @@ def get_config(variant: str = ""):
     c.train.steps = 10_000
     c.train.batch_size = 32
     c.eval.every = 1000
-    c.eval.rows = 2048
-    c.checkpoint.every = 1000
+    c.eval.batches = 64
+    c.checkpoints.every = 1000
 
     c.optimizer.lr = 6e-4
     c.optimizer.b2 = 0.95

@@ -27,7 +27,7 @@ def get_config(variant: str = ""):
     c.train.sample_tokens = 120
     c.train.sample = "def "
     c.eval.every = 200
-    c.checkpoint.every = 200
+    c.checkpoints.every = 200
 
     c.optimizer.lr = 2e-3
     c.optimizer.b2 = 0.95

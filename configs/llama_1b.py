@@ -30,8 +30,8 @@ def get_config(variant: str = ""):
     c.train.steps = 50_000
     c.train.batch_size = 256
     c.eval.every = 2000
-    c.eval.rows = 1024
-    c.checkpoint.every = 1000
+    c.eval.batches = 8
+    c.checkpoints.every = 1000
 
     c.optimizer.lr = 4e-4
     c.optimizer.b2 = 0.95

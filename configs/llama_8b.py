@@ -32,8 +32,8 @@ def get_config(variant: str = ""):
     c.train.steps = 100_000
     c.train.batch_size = 512
     c.eval.every = 2000
-    c.eval.rows = 1024
-    c.checkpoint.every = 500
+    c.eval.batches = 8
+    c.checkpoints.every = 500
 
     c.optimizer.lr = 3e-4
     c.optimizer.b2 = 0.95

@@ -33,7 +33,7 @@ SECTIONS = {
     "mesh": mesh.Config,
     "train": loop.Config,
     "eval": evaluate.Config,
-    "checkpoint": manager.Config,
+    "checkpoints": manager.Config,
     "start": start.Config,
     "generate": decode.Config,
 }

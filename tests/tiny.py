@@ -44,9 +44,9 @@ def shrink(config, text: pathlib.Path, cache: pathlib.Path):
     config.train.sample_tokens = min(config.train.sample_tokens, 4)
     config.schedule.warmup = 1
     config.eval.every = 0
-    config.eval.rows = 16
+    config.eval.batches = 1
     config.eval.batch_size = 0
-    config.checkpoint.every = 1
+    config.checkpoints.every = 1
     return config
 
 

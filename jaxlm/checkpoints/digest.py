@@ -11,7 +11,7 @@ from jaxlm.core.types import Array
 
 
 def _one(x: Array) -> Array:
-    """sum of word[i] * (2 i + 1) modulo 2**32: one changed word always changes it, and so do almost all other changes."""
+    """sum of word[i] * (2 i + 1) modulo 2**32: one changed word always changes it, more almost always."""
     x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
     bits = jax.dtypes.itemsize_bits(x.dtype)
     words = jax.lax.bitcast_convert_type(x, jnp.uint32 if bits >= 32 else jnp.dtype(f"uint{bits}")).astype(jnp.uint32)

@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints of a run: Orbax writes and reads the arrays, this file decides what is kept, what is whole and what is told.
+"""Checkpoints of a run: Orbax writes and reads the arrays, this file decides what is kept and what is whole.
 
 On disk a step holds `state`, a nested dict of arrays by path, and `meta`, a JSON file with what the caller gives, the
 metrics, and shape, dtype and digest of every array. So reading one never depends on the classes that wrote it.
@@ -69,7 +69,7 @@ class Leaf:
 
 
 class Checkpoints:
-    """The checkpoints in one folder. Use as a context manager; every process of a run opens it and calls the same methods.
+    """The checkpoints in one folder; a context manager. Every process of a run opens it and calls the same methods.
 
     With writing=False nothing in the folder is changed: for reading another run's, also while that one is writing.
     """
@@ -81,6 +81,7 @@ class Checkpoints:
         self.restored: int | None = None  # the step this run goes on from
         self._ours: set[int] = set()  # steps that belong to this run's history
         self._bodies: dict[int, dict] = {}
+        self._saving: int | None = None  # the step being written
         if not writing and not self.path.is_dir():
             raise UserError(f"there is no folder of checkpoints at {path}")
         self._open()
@@ -100,7 +101,7 @@ class Checkpoints:
                                "meta": ocp.JsonCheckpointHandler(filename="meta.json")},
                 options=ocp.CheckpointManagerOptions(
                     create=False, lightweight_initialize=True, save_root_metadata=False,
-                    # What is kept is decided in _collect, by metrics that a damaged step cannot make unreadable for all.
+                    # _collect decides what is kept: here one damaged metric would make the whole folder unreadable.
                     preservation_policy=checkpoint_managers.preservation_policy.PreserveAll(),
                 ),
             )
@@ -154,8 +155,9 @@ class Checkpoints:
         return self._body(step)["metrics"]
 
     def leaves(self, step: int) -> dict[str, Leaf]:
-        """Every array of the step by its path ('params/blocks/...')."""
-        return {path: Leaf(tuple(shape), dtype, digest) for path, (shape, dtype, digest) in self._body(step)["leaves"].items()}
+        """Every array of the step by its path ('params/blocks/attention/q/kernel')."""
+        stored = self._body(step)["leaves"]
+        return {path: Leaf(tuple(shape), dtype, digest) for path, (shape, dtype, digest) in stored.items()}
 
     # ---- writing
 
@@ -165,11 +167,12 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None,
              force: bool = False) -> bool:
-        """Save `state` when `step` is due or `force` is set; True when it was. Returns while the files are being written.
+        """Save `state` when `step` is due or `force` is set, and return whether it was saved.
 
-        An error of the save before is raised here, by `wait` or by `close`. A step that this run has saved or resumed
-        from is not written twice. Steps of a history that this run has left (it resumed from an older step) are moved to
-        the folder set_aside: they would be resumed from next time, or stand in the way.
+        It returns while the files are being written; an error then is raised by the next `save`, `wait` or `close`. A
+        step that this run has saved or resumed from is not written twice. Steps of a history that this run has left (it
+        resumed from an older step) are moved to the folder set_aside: otherwise they would be resumed from next time.
+        UserError when the files cannot be written; TypeError when `meta` is not JSON.
         """
         if not self.writing:
             raise ValueError(f"{self.path} was opened for reading")
@@ -180,7 +183,7 @@ class Checkpoints:
             raise UserError(f"checkpoints.metric '{self.config.metric}' is not among the metrics"
                             f"{nearest(self.config.metric, metrics)} There are: {', '.join(metrics)}")
         try:
-            json.dumps(body)
+            body = json.loads(json.dumps(body))  # as it will be read back: keys are strings, tuples are lists
         except (TypeError, ValueError) as error:
             raise TypeError(f"the meta of checkpoint {step} is not JSON: {error}") from error
         self.wait()
@@ -201,16 +204,14 @@ class Checkpoints:
         except Exception as error:
             raise self._unwritten(step, error) from error
         self._ours.add(step)
-        self._writing_step = step
+        self._saving = step
         if not self.config.async_save:
             self.wait()
         return True
 
-    _writing_step: int | None = None
-
     def wait(self) -> None:
         """Until the save in progress is complete; then delete what need not be kept. UserError when it failed."""
-        step, self._writing_step = self._writing_step, None
+        step, self._saving = self._saving, None
         if step is None:
             return
         try:
@@ -228,8 +229,8 @@ class Checkpoints:
             say(f"closing after the failed save of step {step}: {again}")
         self._open()
         kept = self.steps()
-        return UserError(f"checkpoint {step} could not be written to {self.path}: {error}. "
-                         + (f"The checkpoints before it are intact, the newest is {kept[-1]}" if kept else "There is none before it"))
+        before = f"Those before it are intact, the newest is {kept[-1]}" if kept else "There is none before it"
+        return UserError(f"checkpoint {step} could not be written to {self.path}: {_first_line(error)}. {before}")
 
     def _ranked(self) -> list[int]:
         """Steps with a metric, best first."""
@@ -252,10 +253,12 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         targets = {}
+        folder = self.path / _SET_ASIDE
+        before = len(list(folder.iterdir())) if steps and folder.exists() else 0
         for step in steps:
-            name = next(n for i in range(len(self.steps()) + 1000) if not (self.path / _SET_ASIDE / (n := f"{step}-{i}")).exists())
-            targets[step] = self.path / _SET_ASIDE / name
-            say(f"checkpoint {step} belongs to a history that this run has left: moved to {targets[step]}")
+            targets[step] = folder / f"{step}-{before}"
+            if jax.process_index() == 0:
+                say(f"checkpoint {step} belongs to a history that this run has left: moved to {targets[step]}")
         self._move(targets, delete=False)
 
     def _move(self, targets: dict[int, epath.Path], delete: bool) -> None:
@@ -291,7 +294,7 @@ class Checkpoints:
         return out
 
     def restore_latest(self, abstract: Any) -> tuple[Any, int] | None:
-        """(state, step) of the newest checkpoint that is whole, saying so for every one that is not; None without any."""
+        """(state, step) of the newest checkpoint that is whole, saying which are not; None when there are none."""
         self.wait()
         steps = self.steps()
         for step in reversed(steps):
@@ -301,7 +304,8 @@ class Checkpoints:
                 say(f"WARNING: {error}")
                 say(f"WARNING: going back from checkpoint {step} to an older one")
         if steps:
-            raise Damaged(f"none of the checkpoints {steps} in {self.path} can be read: restore a copy, or start in another folder")
+            raise Damaged(f"none of the checkpoints {steps} in {self.path} can be read: put back a copy, or start "
+                          "the run in another folder")
         return None
 
     def read(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
@@ -328,7 +332,7 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # too large for this machine, which says nothing about the files
         except Exception as error:
-            problem = f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"
+            problem = _first_line(error)
         if jax.process_count() > 1:
             # All processes must go back to the same older step, also when only one of them saw the damage.
             all_well = multihost_utils.process_allgather(np.array(not problem)).all()
@@ -362,12 +366,18 @@ class Checkpoints:
                   for path in [*here, *(p for p in there if p not in here)] if here.get(path) != there.get(path)]
         if differ:
             shown = "; ".join(differ[:5]) + (f"; and {len(differ) - 5} more" if len(differ) > 5 else "")
-            raise UserError(f"checkpoint {step} in {self.path} was saved by another model or optimizer: {shown}. Use the config "
-                            "that is stored with it, choose another folder for this run, or take only its weights (start.path)")
+            raise UserError(f"checkpoint {step} in {self.path} was saved by another model or optimizer: {shown}. "
+                            "Use the config that is stored with it, choose another folder for this run, or take only "
+                            "its weights (start.path)")
 
 
 def _numbers(metrics: dict[str, Any] | None) -> dict[str, float]:
     return {name: float(value) for name, value in (metrics or {}).items()}
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
 
 
 def _crc(body: dict[str, Any]) -> int:

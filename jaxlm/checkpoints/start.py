@@ -61,8 +61,9 @@ def begin(config: Config, checkpoints: Checkpoints, abstract: TrainState,
     """(state, how it came about in one line).
 
     `abstract` is the state as ShapeDtypeStructs with shardings. `create(loaded)` makes a state at step 0 in which the
-    parameters of `loaded` ({path: array}, in this run's dtypes and shardings; {} when fresh) replace those drawn from the
-    seed, before the optimizer's state is made of them: see `overlay`. When resumed, checkpoints.restored is the step.
+    parameters of `loaded` ({path: array}, in this run's dtypes and shardings; {} when fresh) replace those drawn from
+    the seed, before the optimizer's state is made of them: see `overlay`. Afterwards checkpoints.restored is the step
+    that was resumed, or None.
     """
     if problems := config.problems():
         raise UserError("; ".join(problems))
@@ -87,8 +88,8 @@ def overlay(params: Params, loaded: dict[str, Array]) -> Params:
 def load(config: Config, params: Params) -> tuple[dict[str, Array], str]:
     """({path: array}, what was done in one line): parameters of another run in the dtypes and shardings of `params`.
 
-    Only the arrays that are taken are read, each straight into its sharding. UserError for a pattern that matches nothing,
-    for a parameter without a place here (strict) and for a shape that differs.
+    Only the arrays that are taken are read, each straight into its sharding. UserError for a pattern that matches
+    nothing, for a parameter without a place here (strict) and for a shape that differs.
     """
     wanted = tree.flatten(params)
     with Checkpoints(config.path, writing=False) as source:
@@ -153,8 +154,9 @@ def _pair(config: Config, leaves: dict[str, Leaf], wanted: dict[str, Any]) -> tu
             pairs[place] = names[path]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise UserError(f"the weights in {config.path} do not fit: {shown}. Leave parameters out with start.exclude, give them "
-                        "another name with start.rename, or set start.strict to False to drop those without a place")
+        raise UserError(f"the weights in {config.path} do not fit: {shown}. Leave parameters out with start.exclude, "
+                        "give them another name with start.rename, or set start.strict to False to drop those without "
+                        "a place")
     if not pairs:
         raise UserError(f"nothing in {config.path} has a place here: it holds {', '.join(list(names)[:5])}, ...")
     return pairs, unplaced

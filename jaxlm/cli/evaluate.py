@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
+from jaxlm.core.errors import UserError
 from jaxlm.parallel import place
-from jaxlm.training import evaluate
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("step", 0, "Checkpoint to use; 0 = the newest.")
@@ -19,14 +19,11 @@ flags.DEFINE_integer("step", 0, "Checkpoint to use; 0 = the newest.")
 def main(config: ConfigDict) -> None:
     build.validate(config, jax.device_count())
     trained = experiments.open_run(config, FLAGS.workdir, FLAGS.step)
-    run, ev = trained.run, trained.run.section("eval")
-    _, corpus = experiments.text(config, trained.tokenizer)
-    rows = min(ev.rows or len(corpus.eval), len(corpus.eval))
-    size = ev.batch_size or config.train.batch_size
-    with place.use(run.layout):
-        batches = evaluate.batches(corpus.eval, run.objective.prepare, run.rngs(0), rows, size, run.layout)
-        sums = evaluate.evaluate(evaluate.make_evaluate(run.loss, run.layout), trained.params, batches, -(-rows // size))
-    result = evaluate.summary(sums, corpus.eval_bytes_per_token)
+    _, corpus = experiments.text(config, FLAGS.workdir, trained.tokenizer)
+    if corpus.eval is None:
+        raise UserError("data.holdout is 0, so no text is held out: set --config.data.holdout=0.02")
+    with place.use(trained.run.layout):
+        result = trained.run.evaluate(trained.params, corpus)
     print(json.dumps({"step": trained.step, **{f"eval/{name}": value for name, value in result.items()}}))
 
 

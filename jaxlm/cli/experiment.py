@@ -1,10 +1,11 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """From a config to the values that training, evaluation and generation are functions of."""
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,21 +13,22 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxlm import __version__, build
-from jaxlm.checkpoints.manager import Checkpoints
+from jaxlm.checkpoints.manager import Checkpoints, Damaged
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import say
-from jaxlm.core.types import Objective, TrainState
-from jaxlm.data import corpus, sampler
+from jaxlm.core.types import Batch, Objective, TrainState
+from jaxlm.data import corpus, pipeline, sampler, store
 from jaxlm.data.tokenizers import tokenizer as tokenizers
-from jaxlm.optim import masks, optimizers, schedules
+from jaxlm.optim import average, masks, optimizers, schedules
 from jaxlm.parallel import mesh, place, rules
+from jaxlm.training import evaluate
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
 
 # What may differ when a run goes on: rhythm, layout and formulation change nothing that is computed.
 FREE = ("train.steps", "train.log_every", "train.profile", "train.tensorboard", "train.picture", "train.baseline",
-        "train.sample", "train.accumulate", "train.max_skipped", "train.allow_changes", "eval.", "checkpoint.", "generate.", "mesh.",
+        "train.sample", "train.accumulate", "train.max_skipped", "train.allow_changes", "eval.", "checkpoints.", "generate.", "mesh.",
         "rules", "start.", "data.cache_dir", "data.prefetch", "data.verify", "model.scan", "model.remat", "objective.chunks")
 
 
@@ -50,12 +52,36 @@ class Experiment:
     def loss(self) -> Callable:
         return steps.make_loss(self.model, self.objective)
 
-    def init(self) -> TrainState:
-        return states.initialise(self.model, self.tx, self.trainable, self.config.seed, self.target)
+    def init(self, loaded: dict[str, Any]) -> TrainState:
+        return states.initialise(self.model, self.tx, self.trainable, self.config.seed, self.target, loaded)
 
-    def rngs(self, step: int) -> Callable[[int], Any]:
-        """The generators of the rows of an evaluation batch: the same in every evaluation."""
-        return lambda row: sampler.rng(self.config.seed, step, row)
+    def batches(self, drawn: Any, start: int, stop: int) -> pipeline.Batches:
+        """This host's rows of the batches start to stop, made ready ahead."""
+        share = drawn.batch_size // jax.process_count()
+        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        return pipeline.batches(drawn, self.objective.prepare, start, stop, mine, self.config.data.prefetch)
+
+    def put(self, source: pipeline.Batches, rows: int) -> Iterator[Batch]:
+        return (place.put(batch, self.layout, rows) for _, batch in source)
+
+    @functools.cached_property
+    def measure(self) -> Callable:
+        return evaluate.make_evaluate(self.loss, self.layout)
+
+    def evaluate(self, params: Any, text: corpus.Corpus) -> dict[str, float]:
+        """Held-out figures of these parameters."""
+        ev = self.section("eval")
+        rows = ev.batch_size or self.config.train.batch_size
+        drawn = sampler.InOrder(text.eval, rows, self.config.seed)
+        count = min(ev.batches or len(drawn), len(drawn))
+        with self.batches(drawn, 0, count) as source:
+            sums = evaluate.evaluate(self.measure, params, self.put(source, rows), count)
+        return evaluate.summary(sums, text.eval_bytes / text.eval_tokens)
+
+    def learned(self, state: TrainState) -> Any:
+        """The parameters to use: the running average where the optimizer keeps one."""
+        found = average.averaged(state.opt_state)
+        return state.params if found is None else tree.combine(found, state.params)
 
 
 def experiment(config: ConfigDict, vocab_size: int, devices: list | None = None) -> Experiment:
@@ -76,11 +102,19 @@ def experiment(config: ConfigDict, vocab_size: int, devices: list | None = None)
     return Experiment(config, layout, model, build.build(config, "objective"), schedule, tx, trainable, target)
 
 
-def text(config: ConfigDict, tokenizer: Any = None) -> tuple[Any, corpus.Corpus]:
+def text(config: ConfigDict, workdir: str, tokenizer: Any = None) -> tuple[Any, corpus.Corpus]:
     """(tokenizer, corpus) of the config's source: trained, tokenised and stored now unless the cache has them."""
-    source = build.find("source", config.source.name)
-    return corpus.build(build.section(config, "data"), source, build.section(config, "source"),
-                        tokenizer or functools.partial(build.build, config, "tokenizer"), build.to_json(config.tokenizer))
+    data, source, fields = build.section(config, "data"), build.find("source", config.source.name), build.section(config, "source")
+    if tokenizer is None:
+        kind = build.find("tokenizer", config.tokenizer.name)
+        tokenizer = corpus.tokenizer(data, source, fields, kind, build.section(config, "tokenizer"), workdir)
+    return tokenizer, corpus.build(data, source, fields, tokenizer, workdir)
+
+
+def documents(config: ConfigDict, held_out: bool) -> Iterator[bytes]:
+    """The texts of one side of the config's source."""
+    found = build.find("source", config.source.name).documents(build.section(config, "source"))
+    return (document.encode() for document in found if document and store.held_out(document, config.data.holdout) == held_out)
 
 
 def meta(run: Experiment, tokenizer: Any, fingerprint: Any) -> dict[str, Any]:
@@ -89,8 +123,15 @@ def meta(run: Experiment, tokenizer: Any, fingerprint: Any) -> dict[str, Any]:
             "versions": {"jaxlm": __version__, "jax": jax.__version__}}
 
 
-def check_resume(config: ConfigDict, tokenizer: Any, fingerprint: Any, stored: dict[str, Any]) -> None:
+def check_resume(config: ConfigDict, tokenizer: Any, fingerprint: Any, checkpoints: Checkpoints) -> None:
     """UserError when going on would silently be another run: other text, tokenizer, model, optimizer or data order."""
+    stored = None
+    for step in reversed(checkpoints.steps()):
+        with contextlib.suppress(Damaged):  # told, and gone back from, when the state is restored
+            stored = checkpoints.meta(step)
+            break
+    if stored is None:
+        return
     changes = [c for c in build.differences(build.from_json(stored["config"], "the checkpoint's config"), config)
                if not c.startswith(FREE)]
     if tokenizers.from_json(stored["tokenizer"]).fingerprint != tokenizer.fingerprint:
@@ -114,12 +155,12 @@ class Trained:
     step: int
 
 
-def open_run(config: ConfigDict, workdir: str, step: int = 0, averaged: bool = True) -> Trained:
+def open_run(config: ConfigDict, workdir: str, step: int = 0) -> Trained:
     """The parameters (their running average where the run keeps one) of a run's newest or the given checkpoint."""
     folder = pathlib.Path(workdir).resolve()
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} holds no checkpoints: is --workdir the folder of a run?")
-    with Checkpoints(folder / "checkpoints", build.section(config, "checkpoint"), read_only=True) as checkpoints:
+    with Checkpoints(folder / "checkpoints", build.section(config, "checkpoints"), writing=False) as checkpoints:
         step = step or checkpoints.latest() or 0
         if step not in checkpoints.steps():
             raise UserError(f"{folder} has no checkpoint of step {step} (it has {', '.join(map(str, checkpoints.steps())) or 'none'})")
@@ -127,9 +168,7 @@ def open_run(config: ConfigDict, workdir: str, step: int = 0, averaged: bool = T
         run = experiment(config, tokenizer.vocab_size)
         with place.use(run.layout):
             state = checkpoints.restore(step, run.target)
-    average = optimizers.averaged(state.opt_state) if averaged else None
-    params = state.params if average is None else tree.combine(average, state.params)
-    return Trained(run, params, tokenizer, step)
+    return Trained(run, run.learned(state), tokenizer, step)
 
 
 def write_atomically(path: pathlib.Path, content: str) -> None:

@@ -4,31 +4,26 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from jaxlm.cli.experiment import Experiment
-from jaxlm.core import tree
+from jaxlm.cli.experiment import Experiment, documents
 from jaxlm.core.log import say
-from jaxlm.core.types import TrainState
 from jaxlm.data import trigram
 from jaxlm.generate import text as texts
-from jaxlm.optim import optimizers
 from jaxlm.training import picture
 
 
-def show(run: Experiment, state: TrainState, tokenizer: Any, corpus: Any, latest: dict[str, float], workdir: pathlib.Path) -> None:
+def show(run: Experiment, params: Any, tokenizer: Any, latest: dict[str, float], workdir: pathlib.Path) -> None:
     """Prints the result on standard output; draws WORKDIR/loss.png."""
     train = run.section("train")
     print("held out: " + ", ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in latest.items()))
     baseline = None
-    if train.baseline == "trigram":
+    if train.baseline == "trigram" and latest:
         say("counting byte trigrams of the same training text")
-        bits = trigram.bits_per_byte(corpus.train_documents(tokenizer), corpus.eval_documents(tokenizer))
+        bits = trigram.bits_per_byte(documents(run.config, False), documents(run.config, True))
         baseline = ("byte trigrams", bits)
-        print(f"held-out bits per byte: {latest['eval/bits_per_byte']:.4f}, a byte-trigram model of the same text: {bits:.4f}")
+        print(f"held-out bits per byte: {latest['eval/bits_per_byte']:.4f}; of a byte-trigram model of the same text: {bits:.4f}")
     if train.picture:
         print(f"loss curve: {picture.loss_curve(workdir, workdir.name, baseline)}")
     if train.sample_tokens:
-        average = optimizers.averaged(state.opt_state)
-        params = state.params if average is None else tree.combine(average, state.params)
         settings = dataclasses.replace(run.section("generate"), max_new_tokens=train.sample_tokens)
         result = texts.generate(run.model, params, tokenizer, [train.sample], settings,
                                 max_len=getattr(run.config.model, "max_len", 0), layout=run.layout)[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxlm import build
@@ -40,6 +40,7 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
             _fail(_explain(error))
 
     def guarded(_: Any) -> None:
+        logging.set_verbosity(logging.WARNING)  # the libraries below tell much that is no concern of the user's
         try:
             if FLAGS.cpu_devices:
                 jax.config.update("jax_platforms", "cpu")

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
+from jaxlm.core.errors import UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("save", "", "Also write the tokenizer to this tokenizer.json.")
@@ -15,15 +16,18 @@ flags.DEFINE_string("save", "", "Also write the tokenizer to this tokenizer.json
 
 def main(config: ConfigDict) -> None:
     build.validate(config)
-    tokenizer, corpus = experiments.text(config)
+    if FLAGS.workdir is None:
+        raise UserError("--workdir is missing: name the folder that keeps the tokens (or of the run that will use them)")
+    tokenizer, corpus = experiments.text(config, FLAGS.workdir)
     for name, store, plan in (("train", corpus.train_store, corpus.train), ("held out", corpus.eval_store, corpus.eval)):
+        if store is None:
+            continue
         size = int(store.bytes.sum())
         print(f"{name}: {store.documents:,} documents, {len(store.tokens):,} tokens, {size:,} bytes "
               f"({size / len(store.tokens):.2f} bytes a token), {len(plan):,} rows of {config.data.seq_len}")
-        print(f"  {store.path}")
     print(f"vocabulary: {tokenizer.vocab_size:,}")
-    sample = corpus.eval_store.slice(0, 24)
-    print("first held-out tokens: " + " ".join(repr(tokenizer.decode([int(t)])) for t in sample))
+    sample = corpus.train_store.slice(0, 24)
+    print("first tokens: " + " ".join(repr(tokenizer.decode([int(t)])) for t in sample))
     if FLAGS.save:
         path = pathlib.Path(FLAGS.save)
         path.parent.mkdir(parents=True, exist_ok=True)

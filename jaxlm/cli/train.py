@@ -18,10 +18,9 @@ from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import count, say
 from jaxlm.core.types import TrainState
-from jaxlm.data import pipeline, sampler
-from jaxlm.optim import optimizers
+from jaxlm.data import sampler
 from jaxlm.parallel import place
-from jaxlm.training import evaluate, flops, loop, metrics, step
+from jaxlm.training import flops, loop, metrics, step
 
 FLAGS = flags.FLAGS
 
@@ -31,72 +30,59 @@ def main(config: ConfigDict) -> None:
         raise UserError("--workdir is missing: name the folder that the run is kept in")
     build.validate(config, jax.device_count())
     workdir = pathlib.Path(FLAGS.workdir).resolve()
-    tokenizer, corpus = experiments.text(config)
+    tokenizer, corpus = experiments.text(config, workdir)
     run = experiments.experiment(config, tokenizer.vocab_size)
-    workdir.mkdir(parents=True, exist_ok=True)
-    with place.use(run.layout), Checkpoints(workdir / "checkpoints", run.section("checkpoint")) as checkpoints:
-        if checkpoints.latest() is not None:
-            experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints.meta(checkpoints.latest()))
+    peak, origin = flops.peak(jax.devices()[0])
+    say(f"{count(tree.size(run.target.params))} parameters, {len(corpus.train):,} rows of {config.data.seq_len} tokens, "
+        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), peak {count(peak)} FLOP/s each ({origin})")
+    with place.use(run.layout), Checkpoints(workdir / "checkpoints", run.section("checkpoints")) as checkpoints:
+        experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
         print(build.to_json(config))
         experiments.write_atomically(workdir / "config.json", build.to_json(config))
         experiments.write_atomically(workdir / "tokenizer.json", tokenizer.to_json())
-        state, how = start.begin(run.section("start"), checkpoints, run.target, create=run.init)
-        say(how)
-        fit(run, state, tokenizer, corpus, checkpoints, workdir)
+        state, _ = start.begin(run.section("start"), checkpoints, run.target, create=run.init)
+        state, latest = fit(run, state, tokenizer, corpus, checkpoints, workdir, peak)
+    finish.show(run, run.learned(state), tokenizer, latest, workdir)
 
 
 def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: Any, checkpoints: Checkpoints,
-        workdir: pathlib.Path) -> None:
-    """Trains to the last step with evaluation, checkpoints and records, then shows what came out."""
-    train, ev = run.section("train"), run.section("eval")
-    begin = int(state.step)
-    draw = sampler.Sampler(corpus.train, train.batch_size, run.config.seed, run.config.data.shuffle)
-    share = train.batch_size // jax.process_count()
-    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    source = pipeline.batches(draw, run.objective.prepare, begin, train.steps, mine, run.config.data.prefetch)
-    put = (place.put(batch, run.layout, train.batch_size) for _, batch in source)
-    peak, origin = flops.peak(jax.devices()[0])
-    say(f"{count(tree.size(run.target.params))} parameters, {len(corpus.train):,} rows of {run.config.data.seq_len} tokens, "
-        f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), peak {count(peak)} FLOP/s each ({origin})")
-
-    with metrics.Metrics(workdir, begin, train.tensorboard) as record:
-        stored = experiments.meta(run, tokenizer, corpus.fingerprint)
-        latest: dict[str, float] = {}
-        rows = min(ev.rows or len(corpus.eval), len(corpus.eval))
-        size = ev.batch_size or train.batch_size
-        measure = evaluate.make_evaluate(run.loss, run.layout)
+        workdir: pathlib.Path, peak: float) -> tuple[TrainState, dict[str, float]]:
+    """Trains to the last step with evaluation, checkpoints and records; the last state and its held-out figures."""
+    train, begin = run.section("train"), int(state.step)
+    stored = experiments.meta(run, tokenizer, corpus.fingerprint)
+    latest: dict[str, float] = {}
+    drawn = sampler.Sampler(corpus.train, train.batch_size, run.config.seed, run.config.data.shuffle)
+    with metrics.Metrics(workdir, begin, train.tensorboard) as record, run.batches(drawn, begin, train.steps) as source:
 
         def assess(number: int, now: TrainState) -> None:
-            average = optimizers.averaged(now.opt_state)
-            params = now.params if average is None else tree.combine(average, now.params)
-            batches = evaluate.batches(corpus.eval, run.objective.prepare, run.rngs(0), rows, size, run.layout)
-            sums = evaluate.evaluate(measure, params, batches, -(-rows // size))
+            if corpus.eval is None:
+                return
             latest.clear()
-            latest.update({f"eval/{k}": v for k, v in evaluate.summary(sums, corpus.eval_bytes_per_token).items()})
+            latest.update({f"eval/{name}": value for name, value in run.evaluate(run.learned(now), corpus).items()})
             record.write(number, latest)
-            say(f"step {number}: " + ", ".join(f"{k} {v:.4f}" for k, v in latest.items()))
+            say(f"step {number}: " + ", ".join(f"{name} {value:.4f}" for name, value in latest.items()))
 
         def save(number: int, now: TrainState) -> None:
-            checkpoints.save(number, now, {**stored, "metrics": dict(latest)}, dict(latest) or None)
+            checkpoints.save(number, now, stored, dict(latest) or None, force=True)
 
         def save_whole(number: int, now: TrainState) -> None:
             save(number, now)
             checkpoints.wait()
 
-        if begin < train.steps:
-            batch = next(put)
-            per_step = 3 * flops.count(lambda p, b: run.loss(p, b, None)[0], run.target.params, batch)
-            rates = loop.Rates(batch["tokens"].size, per_step, peak * jax.device_count())
-            update = step.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, train.accumulate)
-            compiled = step.compile_step(update, state, batch, run.layout.replicated)
-            state = loop.train(
-                state, compiled, itertools.chain([batch], put), train, rates, start=begin, write=record.write,
-                events=(loop.Event(ev.every, assess), loop.Event(run.config.checkpoint.every, save)), save=save_whole,
-                waited=lambda: source.waited, profile_dir=str(workdir / "profile"))
-        else:
+        if begin >= train.steps:
             assess(begin, state)
-    checkpoints.wait()
-    finish.show(run, state, tokenizer, corpus, latest, workdir)
+            return state, latest
+        put = run.put(source, train.batch_size)
+        batch = next(put)
+        per_step = 3 * flops.count(lambda p, b: run.loss(p, b, None)[0], run.target.params, batch)
+        rates = loop.Rates(batch["tokens"].size, per_step, peak * jax.device_count())
+        update = step.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, train.accumulate)
+        state = loop.train(
+            state, step.compile_step(update, state, batch, run.layout.replicated), itertools.chain([batch], put), train,
+            rates, start=begin, write=record.write, save=save_whole,
+            events=(loop.Event(run.config.eval.every, assess), loop.Event(run.config.checkpoints.every, save)),
+            waited=lambda: source.waiting.seconds, profile_dir=str(workdir / "profile"))
+    return state, latest
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from jaxlm.core.errors import UserError, nearest
+from jaxlm.core.log import say
 from jaxlm.data import digest, store
 from jaxlm.data.pack import Packed, Plan, Windows
 from jaxlm.data.tokenizers.tokenizer import Tokenizer, from_json
@@ -16,11 +17,12 @@ PLANS = {"windows": Windows, "pack": Packed}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """seq_len: tokens in a row. holdout: fraction of documents kept for evaluation, chosen by their content; 0.0 keeps none.
+    """seq_len: tokens in a row. holdout: fraction of documents kept for evaluation, chosen by content; 0.0 keeps none.
 
     packing: "windows" cuts the stream of documents into rows without padding; "pack" puts whole documents into rows.
     cache_dir: where token stores are kept, "" for `cache` in the run's folder. prefetch: batches made ahead.
-    verify: check the checksums of a token store when it is opened. eval_documents: at most so many held-out documents, 0 for all.
+    verify: check the checksums of a token store when it is opened. eval_documents: at most so many held-out documents,
+    0 for all.
     """
     seq_len: int = 256
     holdout: float = 0.02
@@ -36,13 +38,16 @@ class Config:
         if self.seq_len < 1:
             found.append(f"data.seq_len={self.seq_len} must be at least 1")
         if not 0.0 <= self.holdout < 1.0:
-            found.append(f"data.holdout={self.holdout} must be in [0, 1): the fraction of documents kept for evaluation")
+            found.append(f"data.holdout={self.holdout} must be in [0, 1): the fraction of documents "
+                         "kept for evaluation")
         if self.packing not in PLANS:
-            found.append(f"data.packing={self.packing!r} is unknown{nearest(self.packing, PLANS)}: use {' or '.join(PLANS)}")
+            found.append(f"data.packing={self.packing!r} is unknown{nearest(self.packing, PLANS)}: use "
+                         f"{' or '.join(PLANS)}")
         if self.prefetch < 0:
             found.append(f"data.prefetch={self.prefetch} must not be negative; 0 makes batches when they are asked for")
         if self.eval_documents < 0:
-            found.append(f"data.eval_documents={self.eval_documents} must not be negative; 0 takes all held-out documents")
+            found.append(f"data.eval_documents={self.eval_documents} must not be negative; 0 takes all "
+                         "held-out documents")
         return found
 
 
@@ -81,20 +86,24 @@ def identify(config: Config, source: ModuleType, source_config: Any, workdir: st
     try:
         digests.save()
     except OSError as e:
-        raise UserError(f"cannot write in {cache_folder(config, workdir)}: {e.strerror}; set data.cache_dir to another "
-                        "folder") from e
+        # A shared cache may be read-only; what is lost is time.
+        say(f"file digests are not kept, the files are read again next time: {e}")
     return found
 
 
 def tokenizer(config: Config, source: ModuleType, source_config: Any, kind: ModuleType, kind_config: Any,
               workdir: str | os.PathLike) -> Tokenizer:
-    """`kind.build` on the documents that are not held out; one that was learned is kept in the cache by what it learned from."""
+    """`kind.build` on the documents that are not held out; one that learned is kept in the cache."""
     made_from = [identify(config, source, source_config, workdir), config.holdout, kind.__name__, repr(kind_config)]
     kept = cache_folder(config, workdir) / f"tokenizer-{digest.of_json(made_from)[:16]}.json"
     # A tokenizer read from a file is read again: the file may have changed.
     learned = getattr(kind, "LEARNS", False)
     if learned and kept.exists():
-        return from_json(kept.read_text(encoding="utf-8"))
+        try:
+            return from_json(kept.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise UserError(f"the tokenizer kept in {kept} cannot be read; delete the file and rerun to "
+                            "train it again") from e
     made = kind.build(kind_config, lambda: store.training_side(source.documents(source_config), config.holdout))
     if learned:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +113,8 @@ def tokenizer(config: Config, source: ModuleType, source_config: Any, kind: Modu
     return made
 
 
-def build(config: Config, source: ModuleType, source_config: Any, made: Tokenizer, workdir: str | os.PathLike) -> Corpus:
+def build(config: Config, source: ModuleType, source_config: Any, made: Tokenizer,
+          workdir: str | os.PathLike) -> Corpus:
     """Tokenize the source, or open what was tokenized before, and lay out its rows. Raises UserError."""
     identity = identify(config, source, source_config, workdir)
 
@@ -119,7 +129,8 @@ def build(config: Config, source: ModuleType, source_config: Any, made: Tokenize
             eval_store = eval_store.head(config.eval_documents)
     plan = PLANS[config.packing]
     # The last row of a training stream that is not full would weigh a few tokens like a whole row.
-    train = Windows(train_store, config.seq_len, drop_last=True) if plan is Windows else plan(train_store, config.seq_len)
+    more = {"drop_last": True} if plan is Windows else {}
+    train = plan(train_store, config.seq_len, **more)
     fingerprint = {
         "source": identity, "tokenizer": made.fingerprint, "seq_len": config.seq_len, "holdout": config.holdout,
         "packing": config.packing, "shuffle": config.shuffle, "eval_documents": config.eval_documents,

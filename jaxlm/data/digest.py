@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Content digests of files, remembered by (path, size, mtime), so that a large unchanged corpus is read once, not every run."""
+"""Content digests of files, remembered by (path, size, mtime): a large unchanged corpus is read once, not every run."""
 import hashlib
 import json
 import os
@@ -7,7 +7,7 @@ import pathlib
 import tempfile
 import time
 
-# A file changed within this time of being read could change again under the same size and mtime: its digest is not kept.
+# A file changed this shortly before it was read could change again under the same size and mtime: not remembered.
 RACY_NS = 2_000_000_000
 
 

@@ -4,8 +4,8 @@
 A plan says which tokens each row holds; rows are read when asked for. In every plan each token but the first eot is
 predicted exactly once, so the sum of losses over a plan is the loss of the corpus.
 
-`rows(indices)` gives int32 [n, L] arrays: tokens, next (the token to predict), segments (1, 2, .. in each row, 0 = padding) and
-positions (restart with each segment). Padding holds eot at segment 0. Index -1 is a row of padding.
+`rows(indices)` gives int32 [n, L] arrays: tokens, next (the token to predict), segments (1, 2, .. in each row,
+0 = padding) and positions (restart with each segment). Padding holds eot at segment 0. Index -1 is a row of padding.
 """
 import bisect
 from typing import Protocol
@@ -35,8 +35,8 @@ class Plan(Protocol):
 class Windows:
     """Row i is tokens [i L, i L + L] of the stream: nothing is padded but the end of the last row.
 
-    A document begun in an earlier row continues here at position 0: it is a piece of its own, as attention does not reach
-    back into that row, and so positions stay below L. `drop_last` leaves out a last row that is not full.
+    A document begun in an earlier row continues here at position 0: it is a piece of its own, as attention does not
+    reach back into that row, and so positions stay below L. `drop_last` leaves out a last row that is not full.
     """
 
     def __init__(self, store: Store, length: int, drop_last: bool = False):
@@ -45,7 +45,8 @@ class Windows:
         self._inputs = len(store.tokens) - 1  # the trailing eot is only predicted
         self._count = self._inputs // length if drop_last else -(-self._inputs // length)
         if not self._count:
-            raise UserError(f"the documents hold {self._inputs} tokens, fewer than one row of {length}: lower data.seq_len")
+            raise UserError(f"the documents hold {self._inputs} tokens, fewer than one row of {length}: lower "
+                            "data.seq_len")
 
     def __len__(self) -> int:
         return self._count
@@ -60,7 +61,8 @@ class Windows:
         sizes = np.where(indices < 0, 0, np.minimum(L, self._inputs - starts))
         tokens = np.full((n, L + 1), self.store.eot, np.int32)
         for r in range(n):
-            tokens[r, :sizes[r] + 1] = self.store.tokens[starts[r]:starts[r] + sizes[r] + 1] if sizes[r] else self.store.eot
+            if sizes[r]:
+                tokens[r, :sizes[r] + 1] = self.store.tokens[starts[r]:starts[r] + sizes[r] + 1]
         # A document start inside a row (not at its first token) begins the next segment.
         offsets = self.store.offsets[:-1]
         low = np.searchsorted(offsets, starts, "right")

@@ -22,7 +22,7 @@ class Drawn(Protocol):
 
 
 def make(sampler: Drawn, prepare: Prepare, step: int, rows: slice = slice(None)) -> Batch:
-    """The given rows of the batch of `step`, made ready. A row's random numbers do not depend on which host makes it."""
+    """The given rows of the batch of `step`, made ready. A row's random numbers do not depend on the host."""
     numbers = range(sampler.batch_size)[rows]
     return prepare(sampler.batch(step, rows), lambda i: sampler.rng(step, numbers[i]))
 
@@ -42,10 +42,10 @@ class Waiting:
 
 
 class Batches:
-    """Iterator of (step, batch) for steps [start, stop), `prefetch` batches ahead on one thread (0: made when asked for).
+    """Iterator of (step, batch) for steps [start, stop), `prefetch` batches ahead on a thread (0: made when asked for).
 
-    rows: the slice of the global batch this host makes. What `prepare` raises is raised by `next`, and the iterator is over.
-    Use as a context manager, or call `close`: at most the batch being made is finished.
+    rows: the slice of the global batch this host makes. What `prepare` raises is raised by `next`, and the
+    iterator is over. Use as a context manager, or call `close`: at most the batch being made is finished.
     """
 
     def __init__(self, sampler: Drawn, prepare: Prepare, start: int, stop: int, rows: slice = slice(None),

@@ -1,7 +1,8 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The batch as a pure function of (seed, step, row): the state of the data is the step number.
 
-Any number of hosts draws the same global batch, each only its rows; nothing is kept in memory and nothing is replayed on resume.
+Any number of hosts draws the same global batch, each only its rows; nothing is kept in memory, nothing is
+replayed on resume.
 """
 import numpy as np
 
@@ -99,7 +100,7 @@ def _generator(*integers: int) -> np.random.Generator:
 
 
 def words(*integers: int) -> list[int]:
-    """Two 32-bit words of each integer in [0, 2^64): SeedSequence alone would join (1, 2) and (1, 2, 0) to one stream."""
+    """Two 32-bit words of each integer in [0, 2^64): SeedSequence alone joins (1, 2) and (1, 2, 0) to one."""
     if any(not 0 <= i < 1 << 64 for i in integers):
         raise ValueError(f"seed, step and row must be in [0, 2^64), got {integers}")
     return [w for i in integers for w in (i & 0xFFFFFFFF, i >> 32)] + [len(integers)]

@@ -37,7 +37,7 @@ _LOCKLESS_STALE_SECONDS = 86400.0
 @dataclasses.dataclass(frozen=True)
 class Store:
     """tokens: the stream, uint16 or uint32, memory-mapped. offsets int64 [documents + 1]: where each document's eot is;
-    the last is the trailing eot. bytes int64 [documents]: UTF-8 bytes of each document's text. eot: the separator's id."""
+    the last is the trailing eot. bytes int64 [documents]: UTF-8 bytes of each document's text. eot: the separator."""
     tokens: np.ndarray
     offsets: np.ndarray
     bytes: np.ndarray
@@ -64,9 +64,9 @@ class Store:
 
 
 def held_out(text: str, holdout: float) -> bool:
-    """Whether a document belongs to the eval side: by its content, so it never moves and no copy of it is on the other side."""
+    """Whether a document is on the eval side: by its content, so it never moves and no copy is on the other side."""
     value = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-    return value % 10000 < holdout * 10000
+    return value % 10000 < round(holdout * 10000)
 
 
 def training_side(documents: Iterator[str], holdout: float) -> Iterator[str]:
@@ -76,11 +76,12 @@ def training_side(documents: Iterator[str], holdout: float) -> Iterator[str]:
 
 def build(cache_dir: str | os.PathLike, documents: Callable[[], Iterator[str]], fingerprint: dict, tokenizer: Tokenizer,
           holdout: float, which: str = "train", text_bytes: int = 0, verify: bool = True) -> Store:
-    """The store of one side of a source: opened when it is there, else both sides are written in one pass over `documents()`.
+    """The store of one side of a source: opened when it is there, else both sides are written in one pass.
 
-    fingerprint: JSON that says what the documents are. holdout: fraction of documents for "eval", in [0, 1].
-    text_bytes: all bytes of text, for the progress bar, 0 when not known. Any number of processes may ask at once: one
-    builds and the others wait. Raises UserError where the side has no document or a store is damaged.
+    documents, fingerprint: the documents, and JSON that says what they are. holdout: fraction of
+    documents for "eval", in [0, 1]. text_bytes: all bytes of text, for the progress bar, 0 when not known.
+    Any number of processes may ask at once: one builds and the others wait. Raises UserError where the side has no
+    document or a store is damaged.
     """
     if which not in SIDES:
         raise ValueError(f"which={which!r} must be one of {SIDES}")
@@ -102,8 +103,8 @@ def build(cache_dir: str | os.PathLike, documents: Callable[[], Iterator[str]], 
     if not store.documents:
         other = "eval" if which == "train" else "train"
         way = "lower" if which == "train" else "raise"
-        raise UserError(f"no document is on the {which} side with data.holdout={holdout} (all are on the {other} side): "
-                        f"{way} data.holdout, or split the source into more documents")
+        raise UserError(f"no document is on the {which} side with data.holdout={holdout} (all are on the {other} "
+                        f"side): {way} data.holdout, or split the source into more documents")
     return store
 
 
@@ -124,7 +125,8 @@ def open_store(folder: str | os.PathLike, verify: bool = True) -> Store:
         version, dtype, sizes, sums = meta["format"], np.dtype(meta["dtype"]), meta["sizes"], meta["checksums"]
         counts = {name: int(meta[name]) for name in ("tokens", "documents", "eot")}
     except FileNotFoundError as e:
-        raise UserError(f"{folder} is no token store: it has no meta.json; delete the folder and rerun to rebuild it") from e
+        raise UserError(f"{folder} is no token store: it has no meta.json; delete the folder and rerun to "
+                        "rebuild it") from e
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise damaged("meta.json", f"is damaged ({e!r})") from e
     if version != FORMAT:
@@ -207,8 +209,8 @@ class _Side:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _write(cache: pathlib.Path, name: str, folders: dict[str, pathlib.Path], documents: Iterator[str], fingerprint: dict,
-           tokenizer: Tokenizer, holdout: float, text_bytes: int) -> None:
+def _write(cache: pathlib.Path, name: str, folders: dict[str, pathlib.Path], documents: Iterator[str],
+           fingerprint: dict, tokenizer: Tokenizer, holdout: float, text_bytes: int) -> None:
     """Both sides in one pass; an empty side is written too, so that it is known to be empty."""
     began, sides = time.monotonic(), {}
     try:
@@ -269,7 +271,7 @@ def _alone(path: pathlib.Path) -> Iterator[bool]:
 
 
 def _remove_leftovers(cache: pathlib.Path, name: str, locked: bool) -> None:
-    """Remove what killed builders left. Under the lock every hidden folder of this store is one; without, only an old one."""
+    """Remove what killed builders left. Under the lock every hidden folder of this store is one; else, if old."""
     for side in SIDES:
         for folder in cache.glob(f".{side}-{name}.tmp-*"):
             with contextlib.suppress(FileNotFoundError):

@@ -1,9 +1,9 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""A byte trigram model in closed form: the bits per byte that a language model has to beat before it has learned anything.
+"""A byte trigram model in closed form: the bits per byte that a language model has to beat to have learned something.
 
 Interpolated Witten-Bell: with N the count of a context and T the number of different bytes seen after it,
     p(c | ab) = (n(abc) + T(ab) p(c | b)) / (N(ab) + T(ab)),  likewise p(c | b) over p(c), and p(c) over 1/256.
-Source: Witten and Bell, "The zero-frequency problem", 1991, method C; interpolated as in Chen and Goodman, 1998, section 2.5.
+Source: Witten and Bell, "The zero-frequency problem", 1991, method C; interpolated as in Chen and Goodman, 1998, 2.5.
 No constant is tuned. As a language model predicts the separator, so does this one: a document is its bytes and an end.
 """
 from collections.abc import Iterable, Iterator

@@ -256,7 +256,7 @@ class Decoder:
         at = (jnp.int32(0), now.index)
         new = _Progress(
             seed=now.seed, rows=now.rows, token=token, position=now.position + now.alive.astype(jnp.int32),
-            alive=now.alive & (token != self.eot) if stop else now.alive, index=now.index + 1,
+            alive=token != self.eot if stop else now.alive, index=now.index + 1,
             tokens=jax.lax.dynamic_update_slice(now.tokens, token[:, None], at),
             logprobs=jax.lax.dynamic_update_slice(now.logprobs, jnp.where(now.alive, logprob, 0.0)[:, None], at),
             lengths=now.lengths + now.alive.astype(jnp.int32))
@@ -300,6 +300,6 @@ def _constrain_cache(cache: Any) -> Any:
     layout = place.active()
     if layout is None:
         return cache
-    names = {"k": (None, "batch", None, "act_kv_heads", None), "segments": ("batch", None), "index": ()}
+    names = {"k": ("layers", "batch", None, "act_kv_heads", None), "segments": ("batch", None), "index": ()}
     names |= {"v": names["k"], "positions": names["segments"]}
     return {name: place.constrain(x, *names[name]) if name in names else x for name, x in cache.items()}

@@ -48,7 +48,7 @@ def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str],
     for first in range(0, len(prompts), config.batch):
         rows = range(first, min(first + config.batch, len(prompts)))
         batch = [encoded[i] for i in rows]
-        texts = [_Text(i, tokenizer, config.stop_at_eot, on_text) for i in rows]
+        texts = [_Text(i, encoded[i][1:], tokenizer, config.stop_at_eot, on_text) for i in rows]
         if on_text is None:
             done = decoder.run(params, batch, config, rows)
             pieces = [Piece(done.tokens, done.logprobs, done.lengths, done.ended)]
@@ -65,9 +65,13 @@ def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str],
 class _Text:
     """One prompt's continuation while it grows."""
 
-    def __init__(self, index: int, tokenizer: Any, stop_at_eot: bool, on_text: Callable[[int, str], None] | None):
+    def __init__(self, index: int, prompt: np.ndarray, tokenizer: Any, stop_at_eot: bool,
+                 on_text: Callable[[int, str], None] | None):
         self.index, self._on_text = index, on_text
         self._stream, self._eot = tokenizer.stream(), tokenizer.eot if stop_at_eot else -1
+        # The text of a token may depend on those before it: a first word of SentencePiece comes without its space.
+        for token in prompt:
+            self._stream.push(int(token))
         self._tokens: list[np.ndarray] = []
         self._logprobs: list[np.ndarray] = []
         self._parts: list[str] = []

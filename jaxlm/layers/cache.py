@@ -18,12 +18,30 @@ Cache = dict[str, Array]
 
 def empty(layers: int, rows: int, length: int, kv_heads: int, head_dim: int, dtype: str) -> Cache:
     """k, v [layers, B, S, K, H]; segments [B, S], 0 = empty or padding; positions [B, S]; index, the next free slot."""
-    # Two buffers, not one twice: a caller that donates its cache must not give the same one away two times.
+    # New buffers each time: a caller that donates its cache must not give the same one away twice.
     new = lambda: constrain(
         jnp.zeros((layers, rows, length, kv_heads, head_dim), dtype), "layers", "batch", None, "act_kv_heads", None
     )
     ids = lambda: constrain(jnp.zeros((rows, length), jnp.int32), "batch", None)
     return {"k": new(), "v": new(), "segments": ids(), "positions": ids(), "index": jnp.zeros((), jnp.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One layer's part of the stored keys and values, during a call. The store is carried whole and updated in place."""
+
+    store: dict[str, Array]
+    layer: Any  # int or traced
+    index: Array
+
+    def extend(self, k: Array, v: Array) -> tuple[Array, Array, dict[str, Array]]:
+        """All keys and values of this layer [B, S, K, H] with k, v [B, T, K, H] written at the index, and the new store."""
+        out = {}
+        for name, new in (("k", k), ("v", v)):
+            old = self.store[name]
+            out[name] = lax.dynamic_update_slice(old, new[None].astype(old.dtype), (self.layer, 0, self.index, 0, 0))
+        layer = lambda x: lax.dynamic_index_in_dim(x, self.layer, 0, keepdims=False)
+        return layer(out["k"]), layer(out["v"]), out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +53,10 @@ class Span:
     index: Array | None = None  # the slot where this call begins; None without a cache
     store: dict[str, Array] | None = None  # k and v, which the layers fill
     rest: dict[str, Array] | None = None  # the other entries, already past this call
+
+    def view(self, store: dict[str, Array] | None, layer: Any) -> View | None:
+        """What one layer needs of the store; None without a cache."""
+        return None if store is None else View(store, layer, self.index)
 
     def cache(self, store: dict[str, Array] | None) -> Cache | None:
         """The cache after this call, from the layers' keys and values."""
@@ -63,21 +85,3 @@ def span(batch: Batch, cache: Cache | None, causal: bool = True) -> Span:
     slots = lax.broadcasted_iota(jnp.int32, (tokens.shape[1],), 0) + index
     mask = Mask(causal, q_segments=segments, k_segments=seen, q_index=slots)
     return Span(positions, mask, index, {"k": cache["k"], "v": cache["v"]}, rest)
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """One layer's part of the stored keys and values, during a call. The store is carried whole and updated in place."""
-
-    store: dict[str, Array]
-    layer: Any  # int or traced
-    index: Array
-
-    def extend(self, k: Array, v: Array) -> tuple[Array, Array, dict[str, Array]]:
-        """All keys and values of this layer [B, S, K, H] with k, v [B, T, K, H] written at the index, and the new store."""
-        out = {}
-        for name, new in (("k", k), ("v", v)):
-            old = self.store[name]
-            out[name] = lax.dynamic_update_slice(old, new[None].astype(old.dtype), (self.layer, 0, self.index, 0, 0))
-        layer = lambda x: lax.dynamic_index_in_dim(x, self.layer, 0, keepdims=False)
-        return layer(out["k"]), layer(out["v"]), out

@@ -6,7 +6,7 @@ from flax import nnx
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array
-from jaxlm.layers.linear import Init, normal, param
+from jaxlm.layers.linear import Init, gathered, normal, param
 from jaxlm.ops.dropout import dropout
 from jaxlm.parallel.place import constrain
 
@@ -54,13 +54,15 @@ class Embed(nnx.Module):
             return constrain(dropout(x, self.rate, key), "batch", "seq", "act_embed")
 
     def table(self) -> Array:
-        """embed/tokens as a tied head uses it."""
-        return unsplit(self.tokens.get_value())
+        """embed/tokens [V, D] as a tied head uses it: features gathered, so that logits need no sum over devices."""
+        return gathered(self.tokens.get_value(), ("vocab", "embed"))
 
     def _take(self, table: nnx.Param, axis: str, index: Array) -> Array:
         # Features gathered first: looked up in a table that is split both ways, the result would be moved whole.
-        rows = constrain(table.get_value().astype(self.dtype), axis, None)
-        return rows.at[index].get(mode="fill", fill_value=jnp.nan)
+        # Cast after the lookup: the gradient of a frequent token is a sum of thousands, kept in the table's own type.
+        # The constraint is for the gradient: a scatter straight into split features would replicate what it adds.
+        rows = constrain(gathered(table.get_value(), (axis, "embed")), axis, None)
+        return rows.at[index].get(mode="fill", fill_value=jnp.nan).astype(self.dtype)
 
 
 class Head(nnx.Module):
@@ -70,12 +72,7 @@ class Head(nnx.Module):
         self.table = param(rngs, (vocab_size, size), "vocab", "embed", init=init, dtype=param_dtype)
 
     def __call__(self) -> Array:
-        return unsplit(self.table.get_value())
-
-
-def unsplit(table: Array) -> Array:
-    """An unembedding table [V, D] with its features gathered, so that logits need no sum over devices."""
-    return constrain(table, "vocab", None)
+        return gathered(self.table.get_value(), ("vocab", "embed"))
 
 
 def sinusoidal(positions: Array, size: int) -> Array:

@@ -117,7 +117,7 @@ class Linear(nnx.Module):
         lead, inner, outer = "abc"[: x.ndim - self.inputs], "uv"[: self.inputs], "xyz"[: len(self.axes) - self.inputs]
         y = einsum(f"{lead}{inner},{inner}{outer}->{lead}{outer}", x, self.kernel.get_value(), self.axes)
         if self.bias is not None:
-            y = y + row(self.bias.get_value().astype(y.dtype), y.ndim)
+            y = y + row(gathered(self.bias.get_value(), self.axes[self.inputs :]).astype(y.dtype), y.ndim)
         return y
 
 

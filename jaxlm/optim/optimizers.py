@@ -4,6 +4,7 @@
 clip -> core -> decay -> rates -> lr -> ema. All arithmetic is float32, whatever the parameters are stored in.
 """
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -137,12 +138,14 @@ def _adafactor(config: Config, train: Params, axes: dict[str, tuple]) -> optax.G
 def _muon(config: Config, train: Params, axes: dict[str, tuple]) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024) on matrices, one by one in a stack; Adam on everything else."""
     hit = tree.flatten(masks.chosen(train, config.matrices, "optimizer.matrices"))
-    dims = {}
+    dims, sizes = {}, {}
     for path, leaf in tree.flatten(train).items():
         # A kernel against the vocabulary is an embedding turned round, and a vector has no directions to balance.
         if hit[path] and not {"vocab", "positions", "types"} & set(axes[path]):
             if len(leaf.shape) - len(_stacked(axes[path])) >= 2:
                 dims[path] = dimensions(path, axes[path])
+                sides = [math.prod(leaf.shape[i] for i in side) for side in dims[path]]
+                sizes[path] = MUON_RMS * max(sides) ** 0.5
     if not dims:
         raise UserError(f"optimizer.matrices '{config.matrices}' matches no matrix that is trained: use adamw, or "
                         "let it match one")
@@ -155,7 +158,7 @@ def _muon(config: Config, train: Params, axes: dict[str, tuple]) -> optax.Gradie
     muon = optax.chain(
         contrib.scale_by_muon(beta=config.momentum, nesterov=config.nesterov, mu_dtype=config.moment_dtype,
                               weight_dimension_numbers=spec),
-        contrib.scale_by_shape(weight_dimension_numbers=spec, consistent_rms=MUON_RMS),
+        optax.stateless(lambda updates, _: tree.map_with_path(lambda path, u: u * sizes[path], updates)),
     )
     return optax.named_chain(
         ("muon", optax.masked(muon, is_matrix)),

@@ -2,7 +2,7 @@
 """Evaluation over held-out documents: sums over all of them, divided once."""
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -18,24 +18,12 @@ class Config:
     """When and on how much to evaluate."""
 
     every: int = 500  # steps; 0 = only at the end
-    rows: int = 0  # rows of the held-out text; 0 = all
-    batch_size: int = 0  # rows at a time; 0 = the training batch
+    batches: int = 0  # of the held-out text; 0 = all of it
+    batch_size: int = 0  # rows at a time; 0 = as many as in training
 
     def problems(self) -> list[str]:
         return [f"eval.{f.name} is {getattr(self, f.name)}: it must be 0 or more"
                 for f in dataclasses.fields(self) if getattr(self, f.name) < 0]
-
-
-def batches(plan: Any, prepare: Callable, rngs: Callable, rows: int, batch_size: int, layout: place.Layout) -> Iterator[Batch]:
-    """The first `rows` rows (0 = all) of a plan in order; the last batch is filled with rows of weight 0."""
-    total = min(rows or len(plan), len(plan))
-    share, index = batch_size // jax.process_count(), jax.process_index()
-    for begin in range(0, total, batch_size):
-        wanted = np.arange(begin, begin + batch_size)[index * share:(index + 1) * share]
-        batch = prepare(plan.rows(np.minimum(wanted, total - 1)), lambda i, at=wanted: rngs(int(at[i])))
-        beyond = wanted >= total
-        batch["weights"] = np.where(beyond.reshape(-1, *(1,) * (batch["weights"].ndim - 1)), 0, batch["weights"])
-        yield place.put(batch, layout, batch_size)
 
 
 def make_evaluate(loss: Callable[[Params, Batch, Array | None], tuple[Array, dict[str, Mean]]],
@@ -44,7 +32,7 @@ def make_evaluate(loss: Callable[[Params, Batch, Array | None], tuple[Array, dic
     return jax.jit(lambda params, batch: loss(params, batch, None)[1], out_shardings=layout.replicated)
 
 
-def evaluate(run: Callable[[Params, Batch], dict[str, Mean]], params: Params, source: Iterator[Batch], count: int,
+def evaluate(run: Callable[[Params, Batch], dict[str, Mean]], params: Params, source: Iterable[Batch], count: int,
              what: str = "evaluate") -> dict[str, Mean]:
     """Sums of every mean over `count` batches, on the host in float64 (a float32 sum of millions of tokens drifts)."""
     sums: dict[str, Mean] = {}

@@ -150,7 +150,8 @@ def train(
             due = [event for event in events if event.due(number, config.steps)]
             if due or failed or stop.signal:
                 # Rows end where checkpoints are, so that a resumed run writes the rows of an uninterrupted one.
-                failed = flush(log=True) or failed
+                later = flush(log=True)
+                failed = failed or later
                 pending = None
             if failed:
                 save(number, state)

@@ -8,14 +8,15 @@ import numpy as np
 import optax
 
 from jaxlm.core import tree
-from jaxlm.core.types import TrainState
+from jaxlm.core.types import Array, TrainState
 from jaxlm.parallel import place
 
 
-def create(model: Any, tx: optax.GradientTransformation, trainable: Any, seed: int) -> TrainState:
-    """A fresh state, a pure function of the seed (trace it under jit with sharded outputs)."""
+def create(model: Any, tx: optax.GradientTransformation, trainable: Any, seed: int,
+           loaded: dict[str, Array] | None = None) -> TrainState:
+    """A fresh state, a pure function of the seed and of `loaded`: {path: array}, parameters that replace drawn ones."""
     params_key, dropout_key = jax.random.split(jax.random.key(seed))
-    params = model.init(params_key)
+    params = tree.map_with_path(lambda path, x: (loaded or {}).get(path, x), model.init(params_key))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -33,10 +34,11 @@ def abstract(model: Any, tx: optax.GradientTransformation, trainable: Any, layou
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
 
 
-def initialise(model: Any, tx: optax.GradientTransformation, trainable: Any, seed: int, target: TrainState) -> TrainState:
+def initialise(model: Any, tx: optax.GradientTransformation, trainable: Any, seed: int, target: TrainState,
+               loaded: dict[str, Array] | None = None) -> TrainState:
     """Run `create` with every array born on the devices that `target` (from `abstract`) names."""
     shardings = jax.tree.map(lambda x: x.sharding, target)
-    return jax.jit(lambda: create(model, tx, trainable, seed), out_shardings=shardings)()
+    return jax.jit(lambda given: create(model, tx, trainable, seed, given), out_shardings=shardings)(loaded or {})
 
 
 def bytes_per_device(target: Any) -> int:

@@ -56,7 +56,7 @@ def make_step(model: Any, objective: Objective, tx: optax.GradientTransformation
         grads, means = gradients(loss, train, batch, key, micro_batches)
         weight = jnp.maximum(means["loss"].weight, 1e-9)  # one division, by the weight of the whole batch
         grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, train)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         with jax.named_scope("optimizer"):
             updates, opt_state = tx.update(grads, state.opt_state, train)
             updated = optax.apply_updates(train, updates)

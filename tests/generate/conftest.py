@@ -31,7 +31,8 @@ class PlainGPT:
                   "v": (n, d, h, k), "o": (n, h, k, d), "up": (n, d, m), "down": (n, m, d)}
         keys = jax.random.split(key, len(shapes))
         # Large enough that every earlier token and every position moves the logits.
-        return {name: jax.random.normal(k, s) * 0.5 for k, (name, s) in zip(keys, shapes.items(), strict=True)}
+        make = lambda keys: {name: jax.random.normal(k, s) * 0.5 for k, (name, s) in zip(keys, shapes.items(), strict=True)}
+        return jax.jit(make)(keys)
 
     def cache(self, rows, length):
         n, _, h, k, _ = self.shape.values()
@@ -123,7 +124,7 @@ def plain():
     return model, model.init(jax.random.key(1))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fresh():
     """Makes such a model anew."""
     return PlainGPT

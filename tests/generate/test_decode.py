@@ -9,11 +9,13 @@ import pytest
 
 from jaxlm.core.errors import UserError
 from jaxlm.generate.decode import Config, Decoder, bucket
+from jaxlm.models import gpt, llama
 from jaxlm.parallel import mesh, place, rules
 
 EOT, VOCAB = 0, 29
 PROMPTS = [[0, 3, 4], [0, 9], [0, 5, 6, 7, 8, 21, 22, 1, 2], [0, 11, 3, 3, 3]]
-GREEDY = Config(max_new_tokens=12, temperature=0.0, stop_at_eot=False, prompt_bucket=8, chunk=5)
+GREEDY = Config(max_new_tokens=12, temperature=0.0, stop_at_eot=False, chunk=5)
+TENSOR = dict(data=2, fsdp=2, tensor=2)
 SAMPLED = dataclasses.replace(GREEDY, temperature=1.3, top_k=20, top_p=0.95, seed=5)
 
 
@@ -22,10 +24,8 @@ def decoder(plain):
     return Decoder(plain[0], EOT, VOCAB, max_len=64)
 
 
-def full_forward(model, params, prompt, n):
+def full_forward(forward, params, prompt, n, length=24):
     """Greedy ids and log-probabilities by a whole forward pass for every token, without a cache."""
-    length = len(prompt) + n
-    forward = jax.jit(lambda p, b: model.apply(p, b).logits)
     ids, logprobs = list(prompt), []
     for _ in range(n):
         batch = {"tokens": np.zeros((1, length), np.int32), "segments": np.zeros((1, length), np.int32),
@@ -38,19 +38,20 @@ def full_forward(model, params, prompt, n):
 
 
 def test_cached_greedy_is_the_full_forward(plain, decoder):
-    """Fails if a new token takes the prompt's last position again (drop `now.alive.astype` from `position`)."""
+    """Fails if a new token takes the last position again (`position=now.position`), or if padding is segment 1."""
     got = decoder.run(plain[1], PROMPTS, GREEDY)
+    forward = jax.jit(lambda p, b: plain[0].apply(p, b).logits)
     for row, prompt in enumerate(PROMPTS):
-        ids, logprobs = full_forward(*plain, prompt, 12)
+        ids, logprobs = full_forward(forward, plain[1], prompt, 12)
         assert got.tokens[row].tolist() == ids
         np.testing.assert_allclose(got.logprobs[row], logprobs, atol=1e-4)
     assert len({tuple(row) for row in got.tokens.tolist()}) == len(PROMPTS)
 
 
-@pytest.mark.parametrize("config", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_a_batch_is_each_prompt_alone(plain, decoder, config):
-    """Fails if padding on the left carries segment 1, or if the key leaves out the row or its index."""
-    together = decoder.run(plain[1], PROMPTS, config)
+def test_a_batch_is_each_prompt_alone(plain, decoder):
+    """Fails if padding on the left is segment 1 (alone, there is less of it), or if a row is named by its place in the batch."""
+    together = decoder.run(plain[1], PROMPTS, SAMPLED)
+    config = dataclasses.replace(SAMPLED, prompt_bucket=8)
     assert together.lengths.tolist() == [12] * 4
     for row, prompt in enumerate(PROMPTS):
         alone = decoder.run(plain[1], [prompt], config, rows=[row])
@@ -58,13 +59,36 @@ def test_a_batch_is_each_prompt_alone(plain, decoder, config):
         np.testing.assert_allclose(alone.logprobs[0], together.logprobs[row], atol=1e-4)
 
 
+FAMILIES = {
+    "gpt": gpt.Config(vocab_size=32, max_len=32, layers=2, heads=2, embed=16, init_std=0.5),
+    "llama": llama.Config(vocab_size=32, max_len=32, layers=2, heads=4, kv_heads=2, embed=16, mlp=24, init_std=0.5),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_families_decode_as_they_compute(name):
+    """Fails if a cached key is rotated or masked by its slot instead of its position (rows are padded on the left)."""
+    model = {"gpt": gpt, "llama": llama}[name].build(FAMILIES[name])
+    params = jax.jit(model.init)(jax.random.key(2))
+    got = Decoder(model, EOT, VOCAB, max_len=32).run(params, PROMPTS, GREEDY)
+    forward = jax.jit(lambda p, b: model.apply(p, b).logits)
+    for row, prompt in enumerate(PROMPTS):
+        ids, logprobs = full_forward(forward, params, prompt, 12)
+        assert got.tokens[row].tolist() == ids
+        np.testing.assert_allclose(got.logprobs[row], logprobs, atol=1e-4)
+    layout = place.Layout(mesh.make(mesh.Config(**TENSOR)), rules.find("fsdp_tp"))
+    params = jax.device_put(params, place.shardings(model.axes(), layout, params))
+    split = Decoder(model, EOT, VOCAB, max_len=32, layout=layout).run(params, PROMPTS, GREEDY)
+    assert split.tokens.tolist() == got.tokens.tolist()
+
+
 def test_sampling_follows_seed_and_row(plain, decoder):
     """Fails if rows share their random numbers, or if the seed is not used."""
-    twice = decoder.run(plain[1], [PROMPTS[0]] * 2, SAMPLED)
+    twice = decoder.run(plain[1], [PROMPTS[0]] * 4, SAMPLED)
     assert twice.tokens[0].tolist() != twice.tokens[1].tolist()
-    other = decoder.run(plain[1], [PROMPTS[0]] * 2, dataclasses.replace(SAMPLED, seed=6))
+    other = decoder.run(plain[1], [PROMPTS[0]] * 4, dataclasses.replace(SAMPLED, seed=6))
     assert other.tokens.tolist() != twice.tokens.tolist()
-    assert decoder.run(plain[1], [PROMPTS[0]] * 2, SAMPLED).tokens.tolist() == twice.tokens.tolist()
+    assert decoder.run(plain[1], [PROMPTS[0]] * 4, SAMPLED).tokens.tolist() == twice.tokens.tolist()
     assert twice.tokens.max() < VOCAB
 
 
@@ -77,7 +101,7 @@ def joined(pieces):
 
 @pytest.mark.parametrize("chunk", [1, 5, 100])
 def test_pieces_are_the_whole(plain, decoder, chunk):
-    """Fails if the key is drawn from the position inside a piece."""
+    """Fails if a piece starts where the one before it did (`now, shown = ahead, shown`)."""
     config = dataclasses.replace(SAMPLED, chunk=chunk)
     whole = decoder.run(plain[1], PROMPTS, config)
     tokens, logprobs, pieces = joined(decoder.stream(plain[1], PROMPTS, config))
@@ -86,7 +110,7 @@ def test_pieces_are_the_whole(plain, decoder, chunk):
 
 
 def test_rows_stop_at_eot(plain, decoder):
-    """Fails if an ended row goes on (drop `now.alive &`), or if the loop does not stop early."""
+    """Fails if a row that has ended goes on drawing (`token = chosen`)."""
     free = decoder.run(plain[1], PROMPTS, SAMPLED)
     # Take the token that one row says early as the end: that row stops there, others where they say it or never.
     eot = int(free.tokens[1, 3])
@@ -102,29 +126,27 @@ def test_rows_stop_at_eot(plain, decoder):
         assert (got.logprobs[row, n:] == 0).all()
     tokens, _, _ = joined(stopping.stream(plain[1], PROMPTS, config))
     assert tokens == [row[:n].tolist() for row, n in zip(got.tokens, got.lengths, strict=True)]
-    # Alone, that row ends the loop: no piece comes after its end, however far the limit is.
-    _, _, pieces = joined(stopping.stream(plain[1], PROMPTS[1:2], dataclasses.replace(config, max_new_tokens=40), rows=[1]))
-    assert sum(p.counts[0] for p in pieces) == got.lengths[1] and len(pieces) <= 3
 
 
 def test_the_loop_stops_when_all_rows_have(recite, bytes_tokenizer):
     """Fails if `wanted` does not ask for a living row: the index would run to the limit."""
     model, params = recite([[], [72, 105]])
     decoder = Decoder(model, 256, 257)
+    # So does streaming: no piece comes after the last end, however far the limit is.
+    pieces = list(decoder.stream(params, [[256, 0], [256, 1]], Config(max_new_tokens=40, temperature=0.0, chunk=2)))
+    assert [p.counts.tolist() for p in pieces] == [[1, 1], [0, 2]]
     cache, now, advance = decoder._start(params, [[256, 0], [256, 1]], Config(max_new_tokens=40, temperature=0.0), ())
     _, now = advance(params, cache, now, 40)
     assert int(now.index) == 3 and now.lengths.tolist() == [1, 3]
 
 
-TENSOR = dict(data=2, fsdp=2, tensor=2)
-
-
-@pytest.mark.parametrize("name, sizes, rows", [("dp", dict(data=8), 8), ("fsdp_tp", TENSOR, 8), ("fsdp_tp", TENSOR, 3)])
+@pytest.mark.parametrize("name, sizes, rows", [("dp", dict(data=4, fsdp=2), 8), ("fsdp_tp", TENSOR, 3)])
 def test_a_mesh_changes_nothing(plain, decoder, name, sizes, rows):
-    """Fails if rows that do not divide are split all the same (3 rows over 4 parts)."""
+    """Fails if rows are never split (`if False` for `if split`), or are where they do not divide (3 rows over 4 parts)."""
     model, params = plain
     prompts = (PROMPTS * 2)[:rows]
-    expected = decoder.run(params, prompts, SAMPLED)
+    expected = [decoder.run(params, half, SAMPLED, rows=range(at, at + 4)) for at, half in ((0, PROMPTS), (4, PROMPTS))]
+    tokens, logprobs = (np.concatenate([getattr(x, name) for x in expected])[:rows] for name in ("tokens", "logprobs"))
     layout = place.Layout(mesh.make(mesh.Config(**sizes)), rules.find(name))
     params = jax.device_put(params, place.shardings(model.axes(), layout, params))
     if name == "fsdp_tp":
@@ -132,26 +154,29 @@ def test_a_mesh_changes_nothing(plain, decoder, name, sizes, rows):
     with place.use(layout):
         inside = Decoder(model, EOT, VOCAB)
     got = inside.run(params, prompts, SAMPLED)
-    assert got.tokens.tolist() == expected.tokens.tolist()
-    np.testing.assert_allclose(got.logprobs, expected.logprobs, atol=1e-4)
+    assert got.tokens.tolist() == tokens.tolist()
+    np.testing.assert_allclose(got.logprobs, logprobs, atol=1e-4)
     # Under the same rules in force, in pieces.
     with place.use(layout):
-        tokens, _, _ = joined(inside.stream(params, prompts, SAMPLED))
-    assert tokens == expected.tokens.tolist()
+        again, _, _ = joined(inside.stream(params, prompts, SAMPLED))
+    assert again == tokens.tolist()
     cache, _, _ = inside._start(params, prompts, SAMPLED, ())
-    assert cache["k"].sharding.shard_shape(cache["k"].shape)[1] == (rows if rows == 3 else 1 if name == "dp" else 2)
+    assert ("batch" in inside._program(rows)[0].rules.acts) == (rows == 8)
+    assert cache["k"].sharding.shard_shape(cache["k"].shape)[1] == (1 if rows == 8 else 3)
 
 
-def compilations(monkeypatch):
+@pytest.fixture
+def compiled():
     """A list that grows by one with every program compiled."""
     seen = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: seen.append(event) if event.endswith("backend_compile_duration") else None)
-    return seen
+    listen = lambda event, *_, **__: seen.append(event) if event.endswith("backend_compile_duration") else None
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_one_compilation_for_a_bucket(fresh, monkeypatch, sharded):
+def test_one_compilation_for_a_bucket(fresh, compiled, sharded):
     """Fails if the prompt is padded to its own length instead of its bucket, or if pieces compile a program of their own."""
     model = fresh()
     params, layout = model.init(jax.random.key(0)), None
@@ -159,16 +184,17 @@ def test_one_compilation_for_a_bucket(fresh, monkeypatch, sharded):
         layout = place.Layout(mesh.make(mesh.Config(**TENSOR)), rules.find("fsdp_tp"))
         params = jax.device_put(params, place.shardings(model.axes(), layout, params))
     decoder = Decoder(model, EOT, VOCAB, max_len=64, layout=layout)
-    seen = compilations(monkeypatch)
+    compiled.clear()
     config = dataclasses.replace(SAMPLED, prompt_bucket=8, max_new_tokens=16)
     decoder.run(params, [[1]], config)
-    assert len(seen) == 2 and model.traces == 2  # the prefill and the loop
+    assert len(compiled) == 2 and model.traces == 2  # the prefill and the loop
     for n in (2, 5, 8):
         decoder.run(params, [[1] * n], config)
         list(decoder.stream(params, [[2] * n], dataclasses.replace(config, seed=n, chunk=3, max_new_tokens=10)))
-    assert len(seen) == 2 and model.traces == 2
-    decoder.run(params, [[1] * 9], config)
-    assert len(seen) == 4
+    assert len(compiled) == 2 and model.traces == 2
+    if not sharded:
+        decoder.run(params, [[1] * 9], config)
+        assert len(compiled) == 4
 
 
 def test_the_cache_is_updated_in_place(plain, decoder):
@@ -186,7 +212,7 @@ def test_the_host_transfers_only_what_it_says(plain, decoder):
 
 
 def test_an_empty_prompt_starts_from_eot(plain, decoder):
-    got = decoder.run(plain[1], [[], [EOT]], GREEDY)
+    got = decoder.run(plain[1], [[], [EOT], [1], [2]], GREEDY)
     assert got.tokens[0].tolist() == got.tokens[1].tolist()
 
 

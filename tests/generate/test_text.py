@@ -10,12 +10,22 @@ from jaxlm.generate.decode import Config, Decoder
 from jaxlm.generate.text import generate
 
 TEXTS = ["plain", "zwölf Boxkämpfer: €5 😀!", "😀😀", ""]
-GREEDY = Config(max_new_tokens=40, temperature=0.0, chunk=3)
+GREEDY = Config(max_new_tokens=32, temperature=0.0, chunk=3)
 
 
 @pytest.fixture
 def reciter(recite):
     return recite([list(text.encode()) for text in TEXTS])
+
+
+@pytest.fixture(scope="module")
+def sampler(fresh):
+    """(decoder, params) of a transformer over bytes."""
+    model = fresh(vocab=260)
+    return Decoder(model, 256, 257, max_len=64), model.init(jax.random.key(0))
+
+
+SAMPLED = Config(max_new_tokens=8, temperature=1.2, stop_at_eot=False)
 
 
 def streamed(model, params, tokenizer, prompts, config):
@@ -41,30 +51,49 @@ def test_text_and_its_pieces(reciter, bytes_tokenizer):
 
 def test_the_limit_may_cut_a_character(reciter, bytes_tokenizer):
     """Fails if the stream is not flushed at the limit."""
-    out, pieces = streamed(*reciter, bytes_tokenizer, ["\x02"], dataclasses.replace(GREEDY, max_new_tokens=6))
-    assert out[0].finished_by == "length" and out[0].text == "😀\ufffd" == "".join(pieces[0])
+    out, pieces = streamed(*reciter, bytes_tokenizer, ["\x01"] * 4, dataclasses.replace(GREEDY, max_new_tokens=22))
+    assert out[0].finished_by == "length" and out[0].text == "zwölf Boxkämpfer: \ufffd" == "".join(pieces[0])
 
 
-def test_the_separator_goes_in_front(plain, bytes_tokenizer, fresh):
+def test_the_separator_goes_in_front(sampler, bytes_tokenizer):
     """Fails if the prompt is fed without eot."""
-    model = fresh(vocab=260)
-    params = model.init(jax.random.key(0))
-    config = Config(max_new_tokens=8, temperature=0.0, stop_at_eot=False)
-    out = generate(model, params, bytes_tokenizer, ["ab", ""], config, max_len=64)
-    ids = Decoder(model, 256, 257).run(params, [[256, 97, 98], [256]], config)
+    decoder, params = sampler
+    out = generate(None, params, bytes_tokenizer, ["ab", ""], SAMPLED, decoder=decoder)
+    ids = decoder.run(params, [[256, 97, 98], [256]], SAMPLED)
     assert [r.tokens.tolist() for r in out] == ids.tokens.tolist()
     assert {r.finished_by for r in out} == {"length"}
 
 
-def test_prompts_in_several_batches_and_a_kept_decoder(fresh, bytes_tokenizer):
+def test_the_text_continues_the_prompt(recite):
+    """Fails if the stream does not see the prompt: a first word would come without the space before it."""
+    class Words:
+        vocab_size, eot = 257, 256
+
+        def encode(self, text):
+            return [ord(text)]
+
+        def stream(self):
+            seen = []
+
+            class Stream:
+                flush = staticmethod(lambda: "")
+
+                @staticmethod
+                def push(i):
+                    seen.append(i)
+                    return chr(i) if len(seen) == 1 else f" {chr(i)}"
+
+            return Stream()
+
+    out = generate(*recite([[65, 66], [67]]), Words(), ["\x00", "\x01"], GREEDY)
+    assert [r.text for r in out] == [" A B", " C"]
+
+
+def test_prompts_in_several_batches(sampler, bytes_tokenizer):
     """Fails if a row is named by its place in the batch instead of its place among the prompts."""
-    model = fresh(vocab=260)
-    params = model.init(jax.random.key(0))
-    decoder = Decoder(model, 256, 257, max_len=64)
-    config = Config(max_new_tokens=8, temperature=1.2, stop_at_eot=False)
-    prompts = ["same"] * 4
-    together = generate(model, params, bytes_tokenizer, prompts, config, decoder=decoder)
-    apart = generate(model, params, bytes_tokenizer, prompts, dataclasses.replace(config, batch=2), decoder=decoder)
+    decoder, params = sampler
+    run = lambda config: generate(None, params, bytes_tokenizer, ["same"] * 4, config, decoder=decoder)
+    together, apart = run(SAMPLED), run(dataclasses.replace(SAMPLED, batch=2))
     assert [r.tokens.tolist() for r in together] == [r.tokens.tolist() for r in apart]
     assert together[0].tokens.tolist() != together[2].tokens.tolist()
 
@@ -75,8 +104,8 @@ def test_bad_input(reciter, bytes_tokenizer):
         generate(*reciter, bytes_tokenizer, "text", GREEDY)
     # Every prompt is checked before the first one is decoded.
     said = []
-    with pytest.raises(UserError, match="prompt 1 has 31 tokens"):
-        generate(*reciter, bytes_tokenizer, ["\x00", "x" * 30], dataclasses.replace(GREEDY, batch=1),
+    with pytest.raises(UserError, match="prompt 1 has 41 tokens"):
+        generate(*reciter, bytes_tokenizer, ["\x00", "x" * 40], dataclasses.replace(GREEDY, batch=1),
                  lambda *piece: said.append(piece), max_len=64)
     assert said == []
     with pytest.raises(UserError, match="top_p is 2"):

@@ -30,7 +30,8 @@ def find(path: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()
 
     `{stdlib}` stands for the folder of Python's standard library, `~` for the home folder. Inside a folder, `include`
     selects by globs on the file name or the relative path (`*.txt` also takes `a.txt.gz`), and `exclude` drops
-    what matches in the relative path or any one of its parts, so it names folders too. A file named outright is always taken.
+    what matches in the relative path or any one of its parts, so it names folders too. A file named outright
+    is always taken.
     Raises UserError where a part of `path` names nothing or nothing is selected.
     """
     if not path.strip():
@@ -84,7 +85,8 @@ def _folder(folder: str, start: str, include: tuple[str, ...], exclude: tuple[st
     files = []
 
     def unreadable(error: OSError) -> None:
-        raise UserError(f"cannot list {error.filename}: {error.strerror}; fix its permissions or add it to source.exclude")
+        raise UserError(f"cannot list {error.filename}: {error.strerror}; fix its permissions or add it to "
+                        "source.exclude")
 
     for here, folders, names in os.walk(folder, onerror=unreadable):
         relative = os.path.relpath(here, start).replace(os.sep, "/")
@@ -116,17 +118,19 @@ def opened(path: str) -> Iterator[BinaryIO]:
         raise UserError(f"{path} is not a complete gzip file ({e}): fetch it again, or drop the .gz if it is not "
                         "compressed") from e
     except OSError as e:
-        raise UserError(f"cannot read {path}: {e.strerror or e}; fix its permissions or add it to source.exclude") from e
+        raise UserError(f"cannot read {path}: {e.strerror or e}; fix its permissions or add it to "
+                        "source.exclude") from e
 
 
 def identity(found: list[File], digests: Callable[[str], str]) -> dict:
-    """Content identity of files: how many, their bytes as stored, and one digest over all names and contents in order."""
+    """Content identity of files: how many, their bytes as stored, one digest over all names and contents in order."""
     parts = []
     for file in found:
         try:
             parts += [file.name.encode("utf-8", "surrogateescape"), digests(file.path).encode()]
         except OSError as e:
-            raise UserError(f"cannot read {file.path}: {e.strerror}; fix its permissions or add it to source.exclude") from e
+            raise UserError(f"cannot read {file.path}: {e.strerror}; fix its permissions or add it to "
+                            "source.exclude") from e
     return {"files": len(found), "stored_bytes": sum(os.path.getsize(f.path) for f in found),
             "content": digest.of_bytes(*parts)}
 

@@ -27,7 +27,7 @@ class Config:
 
 
 def documents(config: Config) -> Iterator[str]:
-    """The text of each line, in file order; blank lines and empty texts are left out. Raises UserError with file:line."""
+    """The text of each line, in file order; blank lines and empty texts are left out. UserError names file:line."""
     count = 0
     for file in files.find(config.path, config.include, config.exclude):
         with files.opened(file.path) as f:
@@ -51,17 +51,21 @@ def _text(line: bytes, field: str, where: str) -> str:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as e:
-        raise UserError(f"{where} is not UTF-8 ({e.reason} at byte {e.start} of the line): convert the file to UTF-8") from e
+        raise UserError(f"{where} is not UTF-8 ({e.reason} at byte {e.start} of the line): convert the file to "
+                        "UTF-8") from e
     except (ValueError, RecursionError) as e:
-        raise UserError(f"{where} is not JSON ({e}): each line must be one JSON object; repair or remove the line") from e
+        raise UserError(f"{where} is not JSON ({e}): each line must be one JSON object; repair or remove "
+                        "the line") from e
     if not isinstance(row, dict):
-        raise UserError(f"{where} is a JSON {type(row).__name__}, not an object: each line must be like {{{field!r}: ...}}")
+        raise UserError(f"{where} is a JSON {type(row).__name__}, not an object: each line must be like "
+                        f"{{{field!r}: ...}}")
     if field not in row:
         raise UserError(f"{where} has no field {field!r}{nearest(field, row)} (its fields: {', '.join(row)}): set "
                         "source.field")
     text = row[field]
     if not isinstance(text, str):
-        raise UserError(f"{where}: field {field!r} is a {type(text).__name__}, not a string: choose another source.field")
+        raise UserError(f"{where}: field {field!r} is a {type(text).__name__}, not a string: choose another "
+                        "source.field")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as e:

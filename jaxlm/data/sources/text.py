@@ -1,7 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Plain text files: one document per file, line or paragraph.
 
-The default `errors="strict"` stops at the first file that is not UTF-8 text and says where; nothing is altered silently.
+The default `errors="strict"` stops at the first file that is not UTF-8 text and its place; nothing is silently altered.
 """
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -34,7 +34,8 @@ class Config:
             found.append("source.path is empty: name a file, a folder or a glob ({stdlib} is Python's own library)")
         for name, value, known in (("split", self.split, SPLITS), ("errors", self.errors, ERRORS)):
             if value not in known:
-                found.append(f"source.{name}={value!r} is unknown{nearest(value, known)}: use one of {', '.join(known)}")
+                found.append(f"source.{name}={value!r} is unknown{nearest(value, known)}: use one of "
+                             f"{', '.join(known)}")
         return found
 
 

@@ -22,19 +22,19 @@ _LAZY = ("text", "translate", "summarization", "question_answering", "text_simpl
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """`name`: "imdb_reviews", "glue/sst2:2.0.0", or the folder of a prepared data set (it holds dataset_info.json).
+    """`dataset`: "imdb_reviews", "glue/sst2:2.0.0", or the folder of a prepared data set (it holds dataset_info.json).
 
     split: tfds syntax ("train", "train[:10%]", "train+test"). field: the feature with the text; "a/b" for nested ones.
     data_dir: where tfds keeps its data sets; "" is tfds' default.
     """
-    name: str = ""
+    dataset: str = ""
     split: str = "train"
     field: str = "text"
     data_dir: str = ""
 
     def problems(self) -> list[str]:
         return [f"source.{name} is empty: {way}" for name, value, way in (
-            ("name", self.name, "name a TFDS data set or the folder of a prepared one"),
+            ("dataset", self.dataset, "name a TFDS data set or the folder of a prepared one"),
             ("split", self.split, "use train, test, train[:10%], ..."),
             ("field", self.field, "name the feature that holds the text")) if not value.strip()]
 
@@ -74,34 +74,35 @@ def fingerprint(config: Config, digests: Callable[[str], str] | None = None) -> 
 
 def _builder(config: Config) -> Any:
     """The prepared data set, read-only where it is given as a folder."""
-    folder = os.path.expanduser(config.name)
+    folder = os.path.expanduser(config.dataset)
     if os.path.isfile(os.path.join(folder, "dataset_info.json")):
         return tfds.builder_from_directory(folder)
-    if os.path.isdir(folder) and os.sep in config.name:
-        raise UserError(f"source.name={config.name} is a folder without dataset_info.json: name the version folder of a "
-                        "prepared TFDS data set, like ~/tensorflow_datasets/imdb_reviews/plain_text/1.0.0")
+    if os.path.isdir(folder) and os.sep in config.dataset:
+        raise UserError(f"source.dataset={config.dataset} is a folder without dataset_info.json: name the version "
+                        "folder of a prepared TFDS data set, like ~/tensorflow_datasets/imdb_reviews/plain_text/1.0.0")
     options = {"data_dir": os.path.expanduser(config.data_dir)} if config.data_dir else {}
     missing = tfds.core.registered.DatasetNotFoundError
     try:
         try:
-            builder = tfds.builder(config.name, **options)
+            builder = tfds.builder(config.dataset, **options)
         except missing:
             _register_all()
-            builder = tfds.builder(config.name, **options)
+            builder = tfds.builder(config.dataset, **options)
     except missing as e:
         known = tfds.core.registered.list_imported_builders()
         prepared = _folders(config.data_dir)
-        raise UserError(f"TFDS has no data set {config.name!r}{nearest(config.name, [*known, *prepared])}"
-                        + (f" (prepared in {config.data_dir}: {', '.join(prepared) or 'none'})" if config.data_dir else "")
-                        + ": set source.name, or source.data_dir where it was prepared") from e
+        there = f" (prepared in {config.data_dir}: {', '.join(prepared) or 'none'})" if config.data_dir else ""
+        hint = nearest(config.dataset, [*known, *prepared])
+        raise UserError(f"TFDS has no data set {config.dataset!r}{hint}{there}: set source.dataset, or "
+                        "source.data_dir where it was prepared") from e
     except (ValueError, AssertionError, AttributeError) as e:
-        raise UserError(f"TFDS cannot make source.name={config.name!r}: {' '.join(str(e).split())[:300]}") from e
+        raise UserError(f"TFDS cannot make source.dataset={config.dataset!r}: {' '.join(str(e).split())[:300]}") from e
     if not builder.info.splits:
         arguments = f", data_dir={config.data_dir!r}" if config.data_dir else ""
         raise UserError(
-            f"TFDS data set {config.name} is not prepared in {builder.data_root}. Prepare it once: python -c \"import "
-            f"tensorflow_datasets as tfds; tfds.builder({config.name!r}{arguments}, file_format='array_record')"
-            f".download_and_prepare()\" (some data sets need TensorFlow installed for this)")
+            f"TFDS data set {config.dataset} is not prepared in {builder.data_dir}. Prepare it once: python -c "
+            f"\"import tensorflow_datasets as tfds; tfds.builder({config.dataset!r}{arguments}, "
+            f"file_format='array_record').download_and_prepare()\" (some data sets need TensorFlow installed for this)")
     return builder
 
 
@@ -128,7 +129,8 @@ def _split(builder: Any, name: str) -> Any:
         raise UserError(f"{builder.info.full_name} split {name!r} holds no example: set source.split")
     for instruction in split.file_instructions:
         if not os.path.isfile(instruction.filename):
-            raise UserError(f"{builder.info.full_name}: file {instruction.filename} is missing; prepare the data set again")
+            raise UserError(f"{builder.info.full_name}: file {instruction.filename} is missing; prepare the data set "
+                            "again")
     return split
 
 
@@ -145,7 +147,8 @@ def _fields(features: Any, prefix: str = "") -> list[str]:
     found = []
     for name in features:
         inner = features[name]
-        found += _fields(inner, f"{prefix}{name}/") if isinstance(inner, tfds.features.FeaturesDict) else [prefix + name]
+        nested = isinstance(inner, tfds.features.FeaturesDict)
+        found += _fields(inner, f"{prefix}{name}/") if nested else [prefix + name]
     return found
 
 
@@ -159,8 +162,8 @@ def _tfrecords(builder: Any, split: Any) -> Iterator[dict]:
                 count += 1
                 yield builder.info.features.deserialize_example_np(record)
         except ValueError as e:
-            raise UserError(f"{instruction.filename} is damaged at record {instruction.skip + count} ({e}): prepare the "
-                            "data set again") from e
+            raise UserError(f"{instruction.filename} is damaged at record {instruction.skip + count} ({e}): prepare "
+                            "the data set again") from e
         if count != instruction.take:
             raise UserError(f"{instruction.filename} ends after {instruction.skip + count} records of "
                             f"{instruction.skip + instruction.take}: prepare the data set again")
@@ -172,7 +175,8 @@ def _text(example: Any, field: str, where: str) -> str:
     if isinstance(example, str):
         return example
     if not isinstance(example, bytes):
-        raise UserError(f"{where}: field {field!r} is a {type(example).__name__}, not text: choose another source.field")
+        raise UserError(f"{where}: field {field!r} is a {type(example).__name__}, not text: choose another "
+                        "source.field")
     try:
         return example.decode("utf-8")
     except UnicodeDecodeError as e:

@@ -33,7 +33,8 @@ class Config:
         found = repeated(self.special_tokens)
         least = 257 + len(self.special_tokens)
         if self.vocab_size < least:
-            found.append(f"tokenizer.vocab_size={self.vocab_size} must be at least {least}: 256 bytes and the special tokens")
+            found.append(f"tokenizer.vocab_size={self.vocab_size} must be at least {least}: 256 bytes and the "
+                         "special tokens")
         if self.min_frequency < 1:
             found.append(f"tokenizer.min_frequency={self.min_frequency} must be at least 1")
         return found
@@ -42,8 +43,8 @@ class Config:
 def build(config: Config, documents: Callable[[], Iterator[str]] | None = None) -> JsonTokenizer:
     """Learn a tokenizer from `documents()`. A small corpus may give fewer tokens than asked for; this is said."""
     if documents is None:
-        raise UserError("tokenizer 'bpe' learns from documents and none are given here: use the tokenizer of a checkpoint "
-                        "or a tokenizer.json")
+        raise UserError("tokenizer 'bpe' learns from documents and none are given here: use the tokenizer of a "
+                        "checkpoint or a tokenizer.json")
     return train(documents(), config.vocab_size, config.min_frequency, config.special_tokens)
 
 

@@ -25,4 +25,5 @@ def repeated(special: tuple) -> list[str]:
     names = ("<|endoftext|>", *special)
     if all(isinstance(n, str) and n for n in names) and len(set(names)) == len(names):
         return []
-    return [f"tokenizer.special_tokens={special} must be non-empty strings without repetition (<|endoftext|> is there already)"]
+    return [f"tokenizer.special_tokens={special} must be non-empty strings without repetition "
+            "(<|endoftext|> is there already)"]

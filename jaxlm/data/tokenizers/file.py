@@ -16,7 +16,9 @@ class Config:
     eot: str = ""
 
     def problems(self) -> list[str]:
-        return [] if self.path.strip() else ["tokenizer.path is empty: name a tokenizer.json or a folder that holds one"]
+        if self.path.strip():
+            return []
+        return ["tokenizer.path is empty: name a tokenizer.json or a folder that holds one"]
 
 
 def build(config: Config, documents: Callable[[], Iterator[str]] | None = None) -> JsonTokenizer:

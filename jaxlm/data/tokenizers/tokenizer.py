@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""What every tokenizer can do, its two kinds (bytes; a Hugging Face tokenizer.json), and how one is rebuilt from its JSON.
+"""What every tokenizer can do, its two kinds (bytes; a Hugging Face tokenizer.json), and how to rebuild one from JSON.
 
 A tokenizer is its JSON: the text is stored with a checkpoint, and its digest names the token stores made with it.
 """
@@ -22,7 +22,8 @@ SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "<|eos|>", "<eos>", "</s>", "[
 class Tokenizer(abc.ABC):
     """Text <-> int32 ids in [0, vocab_size). `eot` separates documents; `special` maps each special token to its id.
 
-    Special tokens written in a text are text: they are spelled out and never become special ids. No begin or end token is added.
+    Special tokens written in a text are text: they are spelled out and never become special ids. No begin or
+    end token is added.
     """
     vocab_size: int
     eot: int
@@ -135,17 +136,19 @@ class JsonTokenizer(Tokenizer):
         self.special = {token.content: i for i, token in sorted(added.items()) if token.special}
         vocab = self._inner.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocab.values(), default=-1) + 1
+        way = f"set tokenizer.eot to one of its special tokens ({', '.join(self.special) or 'it has none'})"
         if not eot:
-            usual = [name for name in SEPARATORS if name in self.special] + [name for name in SEPARATORS if name in vocab]
+            usual = [name for known in (self.special, vocab) for name in SEPARATORS if name in known]
             if not usual:
-                raise UserError(f"{where} has none of the usual document separators ({', '.join(SEPARATORS)}): set "
-                                f"tokenizer.eot to one of its special tokens ({', '.join(self.special) or 'it has none'})")
+                raise UserError(f"{where} has none of the usual document separators ({', '.join(SEPARATORS)}): {way}")
             eot = usual[0]
         if eot not in vocab:
-            raise UserError(f"{where} has no token {eot!r}{nearest(eot, self.special)}: set tokenizer.eot to one of its "
-                            f"special tokens ({', '.join(self.special) or 'it has none'})")
+            raise UserError(f"{where} has no token {eot!r}{nearest(eot, self.special)}: {way}")
         self._eot_name, self.eot = eot, vocab[eot]
-        unknown = content.get("model", {}).get("unk_token")
+        model = content["model"]
+        unknown = model.get("unk_token")
+        if model.get("unk_id") is not None:  # Unigram
+            unknown = model["vocab"][model["unk_id"]][0]
         self._forbidden = np.zeros(self.vocab_size, bool)
         self._forbidden[[i for name, i in self.special.items() if name != unknown]] = True
         self._forbidden[self.eot] = True
@@ -176,7 +179,7 @@ class JsonTokenizer(Tokenizer):
                               for e in self._inner.encode_batch_fast(pieces, add_special_tokens=False)])
         if self._forbidden[ids].any():
             token = self._inner.id_to_token(int(ids[self._forbidden[ids]][0]))
-            raise UserError(f"this tokenizer turns plain text into the special token {token!r}, and has no way to spell it: "
+            raise UserError(f"this tokenizer turns plain text into the special token {token!r}, and cannot spell it: "
                             "take that text out of the data, or use another tokenizer")
         return ids
 
@@ -199,8 +202,9 @@ class JsonTokenizer(Tokenizer):
         token = self._added.get(i)
         if token is not None:
             return token.encode()
-        table = _character_bytes()
-        return bytes(table[c] for c in self._inner.id_to_token(i) or "")
+        table, token = _character_bytes(), self._inner.id_to_token(i) or ""
+        # As the library does: a token with other characters than the alphabet's stands for itself.
+        return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
 
     def token_id(self, token: str) -> int:
         found = self._inner.token_to_id(token)
@@ -226,7 +230,8 @@ class Stream:
         self._tokenizer = tokenizer
         self._exact = getattr(tokenizer, "byte_level", True)
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
-        # Without byte tokens, the text of an id depends on those before it (spaces, ##pieces): decode a short window twice.
+        # Without byte tokens, the text of an id depends on those before it (spaces, ##pieces): a short window is
+        # decoded twice.
         self._ids: list[int] = []
         self._read = 0
 
@@ -270,7 +275,7 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as e:
-        raise UserError(f"the text holds half of a surrogate pair at character {e.start}, which is no Unicode text") from e
+        raise UserError(f"the text holds half of a surrogate pair at character {e.start}: it is not Unicode") from e
 
 
 def _cut(text: str, name: str) -> list[str]:

@@ -1,0 +1,158 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""The Llama family as Hugging Face stores it: Llama, Mistral, Qwen 2 and 3, Gemma 1, 2 and 3 (text)."""
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxlm.checkpoints.hf import table
+from jaxlm.checkpoints.hf.table import Row
+from jaxlm.core.errors import UserError
+
+MODEL = "llama"
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+PREFIX = "model."
+# Frequencies that old files carry; the head of a tied model, which is the embedding.
+IGNORE = r"rotary_emb\.inv_freq$"
+IGNORE_TIED = IGNORE + r"|^lm_head\.weight$"
+
+_L, _B = "model.layers.{}.", "blocks/"
+_COMMON = (
+    Row("model.embed_tokens.weight", "embed/tokens"),
+    *(
+        Row(f"{_L}{theirs}.{suffix}", f"{_B}{path}/{ours}", inputs=n if ours == "kernel" else 0)
+        for theirs, path, n in (
+            ("self_attn.q_proj", "attention/q", 1),
+            ("self_attn.k_proj", "attention/k", 1),
+            ("self_attn.v_proj", "attention/v", 1),
+            ("self_attn.o_proj", "attention/o", 2),
+            ("mlp.gate_proj", "mlp/gate", 1),
+            ("mlp.up_proj", "mlp/up", 1),
+            ("mlp.down_proj", "mlp/down", 1),
+        )
+        for suffix, ours in (("weight", "kernel"), ("bias", "bias"))
+    ),
+    Row(f"{_L}self_attn.q_norm.weight", f"{_B}attention/q_norm/scale"),
+    Row(f"{_L}self_attn.k_norm.weight", f"{_B}attention/k_norm/scale"),
+    Row(f"{_L}input_layernorm.weight", f"{_B}norm1/scale"),
+    Row("model.norm.weight", "norm/scale"),
+    Row("lm_head.weight", "head/table"),
+)
+TABLE = (*_COMMON, Row(f"{_L}post_attention_layernorm.weight", f"{_B}norm2/scale"))
+# Gemma 2 and 3: four norms a layer, and the name that elsewhere is the second norm is here the first one's counterpart.
+SANDWICH_TABLE = (
+    *_COMMON,
+    Row(f"{_L}post_attention_layernorm.weight", f"{_B}post_norm1/scale"),
+    Row(f"{_L}pre_feedforward_layernorm.weight", f"{_B}norm2/scale"),
+    Row(f"{_L}post_feedforward_layernorm.weight", f"{_B}post_norm2/scale"),
+)
+
+ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+
+
+def config_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of models/llama.py's Config from a config.json, old spelling or new; UserError for what it cannot do."""
+    kind = hf["model_type"]
+    if kind not in MODEL_TYPES:
+        raise UserError(f"model_type '{kind}' is none of {', '.join(MODEL_TYPES)}")
+    gemma, newer = kind.startswith("gemma"), kind in ("gemma2", "gemma3_text")
+    heads, layers = hf["num_attention_heads"], hf["num_hidden_layers"]
+    # Gemma 1's files may say "gelu"; the weights were trained with the tanh form, which is what the reference runs.
+    name = hf.get("hidden_activation") or hf.get("hidden_act") or "silu"
+    if name not in ACTIVATIONS:
+        raise UserError(f"hidden_act '{name}' of this {kind} config is not supported")
+    if hf.get("use_bidirectional_attention"):
+        raise UserError(f"this {kind} config asks for bidirectional attention: not supported")
+    out = dict(
+        vocab_size=hf["vocab_size"], max_len=hf["max_position_embeddings"], layers=layers, heads=heads,
+        kv_heads=hf.get("num_key_value_heads") or heads, embed=hf["hidden_size"],
+        head_dim=hf.get("head_dim") or hf["hidden_size"] // heads, mlp=hf["intermediate_size"],
+        activation="gelu_tanh" if kind == "gemma" else ACTIVATIONS[name], norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
+        norm_offset=1.0 if gemma else 0.0, sandwich=newer, qk_norm=kind in ("qwen3", "gemma3_text"),
+        qkv_bias=kind == "qwen2" or bool(hf.get("attention_bias")),
+        out_bias=kind != "qwen2" and bool(hf.get("attention_bias")), mlp_bias=bool(hf.get("mlp_bias")),
+        # Every Gemma ties, and its file may leave the field out.
+        tie_embeddings=hf.get("tie_word_embeddings", gemma), embed_scale=gemma,
+        query_scale=hf["query_pre_attn_scalar"] ** -0.5 if newer else 0.0,
+        attention_soft_cap=float(hf.get("attn_logit_softcapping") or 0.0) if newer else 0.0,
+        logit_soft_cap=float(hf.get("final_logit_softcapping") or 0.0) if newer else 0.0,
+    )
+    return out | _window(hf, kind, layers) | _rope(hf, kind)
+
+
+def _window(hf: Mapping[str, Any], kind: str, layers: int) -> dict[str, Any]:
+    window = hf.get("sliding_window") or 0
+    if kind.startswith("qwen") and not hf.get("use_sliding_window"):
+        window = 0
+    if not window or kind in ("llama", "gemma"):
+        return dict(window=0)
+    types = hf.get("layer_types")
+    if types:
+        pattern = "".join({"sliding_attention": "L", "full_attention": "G"}[name] for name in types)
+    elif kind == "mistral":
+        pattern = "L"
+    elif kind.startswith("qwen"):
+        first = min(hf.get("max_window_layers", 28), layers)
+        pattern = "G" * first + "L" * (layers - first)
+    else:
+        every = 2 if kind == "gemma2" else hf.get("sliding_window_pattern", 6)
+        pattern = "L" * (every - 1) + "G"
+    return dict(window=window, window_pattern=pattern)
+
+
+def _rope(hf: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """rope_parameters (new) holds theta and scaling; rope_theta and rope_scaling (old) stand side by side."""
+    scaling = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
+    out: dict[str, Any] = {}
+    default_theta = 10000.0
+    if kind == "gemma3_text":
+        default_theta = 1000000.0
+        local = scaling.get("sliding_attention") or {}
+        out["rope_local_theta"] = float(local.get("rope_theta") or hf.get("rope_local_base_freq") or 10000.0)
+        if "full_attention" in scaling:
+            scaling = dict(scaling["full_attention"])
+    out["rope_theta"] = float(scaling.get("rope_theta") or hf.get("rope_theta") or default_theta)
+    name = scaling.get("rope_type") or scaling.get("type") or "default"
+    if scaling.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise UserError(f"this {kind} config rotates only a part of each head: not supported")
+    if name == "default":
+        return out
+    if name not in ("linear", "llama3", "yarn"):
+        raise UserError(
+            f"rope type '{name}' of this {kind} config is not supported: its frequencies change with the input's length. "
+            "There are linear, llama3, yarn, and ntk at a fixed factor (rope_scaling=ntk)."
+        )
+    out |= dict(rope_scaling=name, rope_factor=float(scaling["factor"]))
+    if name != "linear":
+        original = scaling.get("original_max_position_embeddings") or hf["max_position_embeddings"]
+        out["rope_original_len"] = int(original)
+    if name == "llama3":
+        out |= dict(rope_low=float(scaling["low_freq_factor"]), rope_high=float(scaling["high_freq_factor"]))
+    if name == "yarn":
+        out |= dict(
+            rope_beta_fast=float(scaling.get("beta_fast") or 32), rope_beta_slow=float(scaling.get("beta_slow") or 1),
+            rope_truncate=bool(scaling.get("truncate", True)), rope_attention_factor=_yarn_factor(scaling),
+        )
+    return out
+
+
+def _yarn_factor(scaling: Mapping[str, Any]) -> float:
+    """The factor on sine and cosine where the file states it, or by two mscales (DeepSeek's); else 0, by the paper."""
+    if scaling.get("attention_factor") is not None:
+        return float(scaling["attention_factor"])
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        grown = lambda m: 0.1 * m * math.log(scaling["factor"]) + 1.0 if scaling["factor"] > 1 else 1.0
+        return grown(scaling["mscale"]) / grown(scaling["mscale_all_dim"])
+    return 0.0
+
+
+def rows(abstract: Any) -> tuple[Row, ...]:
+    """The table that fits a model, by its norms."""
+    return SANDWICH_TABLE if "post_norm1" in abstract["blocks"] else TABLE
+
+
+def params_from_hf(tensors: Mapping[str, np.ndarray], abstract: Any) -> dict[str, Any]:
+    """Parameters like `abstract` (the model's) from a file's tensors; UserError when they do not fit."""
+    ignore = IGNORE if "head" in abstract else IGNORE_TIED
+    return table.to_params(tensors, rows(abstract), abstract, prefix=PREFIX, ignore=ignore)

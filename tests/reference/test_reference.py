@@ -1,0 +1,123 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Logits equal those of the reference implementations: stored numbers always, live ones where transformers is there.
+
+Tolerance: 1e-4 absolute in float32, on logits of size 1 to 10, at every position of a real token.
+"""
+import importlib
+import importlib.util
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlm.checkpoints.hf import families, table
+from jaxlm.core import tree
+from jaxlm.core.errors import UserError
+from jaxlm.models import gpt, llama
+
+HERE = pathlib.Path(__file__).parent
+MODELS = {"gpt": gpt, "llama": llama}
+NAMES = sorted(p.stem for p in HERE.glob("*.npz"))
+
+
+def stored(name: str, seed: int) -> dict:
+    with np.load(HERE / f"{name}.npz") as file:
+        return {key.partition("/")[2]: file[key] for key in file.files if key.startswith(f"{seed}/")}
+
+
+def model_of(case: dict):
+    """The family's module, our model, and its parameters from the case's tensors."""
+    hf = json.loads(str(case["config"]))
+    family = families.find(hf)
+    module = MODELS[family.MODEL]
+    model = module.build(module.Config(**family.config_from_hf(hf)))
+    tensors, at = {}, 0
+    for name, shape in json.loads(str(case["shapes"])).items():
+        size = int(np.prod(shape))
+        tensors[name] = case["weights"][at : at + size].reshape(shape).astype(np.float32) / 64
+        at += size
+    assert at == len(case["weights"])
+    return family, model, tensors
+
+
+_JITTED: dict = {}
+
+
+def compare(name: str, case: dict) -> None:
+    family, model, tensors = model_of(case)
+    params = family.params_from_hf(tensors, model.abstract)
+    f = _JITTED.setdefault(name, jax.jit(lambda p, b: model.apply(p, b).logits))
+    logits = np.asarray(f(params, {name: case[name].astype(np.int32) for name in ("tokens", "segments")}))
+    real = case["segments"] > 0
+    assert np.abs(case["logits"][real]).max() > 0.5, "a reference near 0 compares nothing"
+    np.testing.assert_allclose(logits[real], case["logits"][real], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", NAMES)
+def test_stored(name, seed):
+    """Fails if, say, RMSNorm leaves out its offset, the table swaps two norms, or a window is off by one."""
+    compare(name, stored(name, seed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_live(name):
+    """The same against the transformers that is installed, with weights that no file here holds."""
+    if not (importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")):
+        pytest.skip("torch and transformers are not installed")
+    compare(name, importlib.import_module("tests.reference.make_references").make(name, 2))
+
+
+def test_every_case_is_stored():
+    assert {"gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_table_backwards(name):
+    """Export is the table read backwards: the file's tensors come back bit for bit. Fails if a transpose is dropped."""
+    case = stored(name, 0)
+    family, model, tensors = model_of(case)
+    rows = family.rows(model.abstract) if hasattr(family, "rows") else family.TABLE
+    back = table.from_params(family.params_from_hf(tensors, model.abstract), rows)
+    assert back.keys() == tensors.keys()
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(back[key], value)
+        assert back[key].flags["C_CONTIGUOUS"]
+
+
+def test_bad_checkpoint_is_one_message():
+    """Missing, left-over and wrongly shaped tensors are all named at once."""
+    family, model, tensors = model_of(stored("llama", 0))
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:-1]
+    del tensors["model.layers.1.self_attn.q_proj.weight"]
+    tensors["model.layers.0.self_attn.sinks"] = np.zeros(4, np.float32)
+    with pytest.raises(UserError) as error:
+        family.params_from_hf(tensors, model.abstract)
+    for part in ("model.layers.1.self_attn.q_proj.weight", "model.layers.0.self_attn.sinks", "model.norm.weight is [19]", "[20]"):
+        assert part in str(error.value)
+
+
+def test_bare_names():
+    """A file of the bare model (GPT-2's own, without "transformer.") reads the same; old mask buffers are ignored."""
+    family, model, tensors = model_of(stored("gpt2", 0))
+    bare = {key.removeprefix("transformer."): value for key, value in tensors.items()}
+    bare["h.0.attn.bias"] = np.zeros((1, 1, 4, 4), np.float32)
+    one, two = (tree.flatten(family.params_from_hf(t, model.abstract)) for t in (tensors, bare))
+    assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def test_old_spelling_of_config():
+    """rope_theta and rope_scaling side by side mean what rope_parameters means."""
+    new = json.loads(str(stored("llama_llama3", 0)["config"]))
+    old = dict(new)
+    scaling = dict(old.pop("rope_parameters"))
+    old["rope_theta"] = scaling.pop("rope_theta")
+    old["rope_scaling"] = scaling
+    read = families.find(new).config_from_hf
+    assert read(new) == read(old)
+    with pytest.raises(UserError, match="dynamic"):
+        read(old | {"rope_scaling": {"type": "dynamic", "factor": 2.0}})
+    with pytest.raises(UserError, match="did you mean 'llama'"):
+        families.find({"model_type": "lama"})

@@ -1,0 +1,83 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""The README's commands run, as written, in a folder with the files they speak of; only steps and sizes are cut down."""
+import gzip
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tensorflow_datasets as tfds
+
+from tests import tiny
+
+README = (tiny.ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
+JAXLM = [shlex.split(line[line.index("jaxlm "):]) for line in COMMANDS if re.search(r"(^|&& )jaxlm ", line)]
+SMALL = ["--config.train.steps=2", "--config.schedule.warmup=1", "--config.data.seq_len=16", "--config.train.batch_size=8",
+         "--config.model.embed=16", "--config.eval.batches=1", "--config.train.sample_tokens=3", "--config.train.baseline=",
+         "--config.data.holdout=0.3"]
+
+
+class LocalBuilder(tfds.dataset_builders.AdhocBuilder, skip_registration=True):
+    """The library's builder without the parts that need TensorFlow."""
+
+    def _split_generators(self, dl_manager):
+        return {name: iter(examples) for name, examples in self._split_datasets.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A clone's worth of what the commands name."""
+    here = tmp_path_factory.mktemp("readme")
+    shutil.copytree(tiny.ROOT / "configs", here / "configs")
+    tiny.write_text(here / "my_texts")
+    texts = [p.read_text() for p in sorted((here / "my_texts").iterdir())]
+    with gzip.open(here / "my.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    LocalBuilder(name="corpus", version="1.0.0", data_dir=here / "my_tfds", file_format="array_record",
+                 features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+                 split_datasets={"train": [(i, {"text": t}) for i, t in enumerate(texts)]}).download_and_prepare()
+    return here
+
+
+def test_the_two_commands_of_the_start():
+    """Fails if the README no longer begins with one command that installs and trains, and one that installs and tests."""
+    assert "pip install -e . && jaxlm train --config=configs/gpt_tiny.py" in COMMANDS[0]
+    assert COMMANDS[1] == 'pip install -e ".[test]" && python -m pytest'
+    assert "python -m pytest" in (tiny.ROOT / ".ci" / "run").read_text()
+
+
+def test_every_command(folder):
+    """Fails if a command names a flag, field, page or file that is not there. They run in order: later ones use earlier runs."""
+    assert len(JAXLM) >= 12
+    stdlib = folder / "my_texts"
+    for words in JAXLM:
+        small = list(SMALL)
+        overridden = {w.split("=")[0] for w in words}
+        if "--config=configs/llama_8b.py" in " ".join(words) or words[1] in ("generate", "evaluate"):
+            small = [s for s in small if "model." not in s] if words[1] == "inspect" else ["--config.eval.batches=1"]
+        if "config.json" in " ".join(words):
+            small = []
+        if not any("source.path" in w or "source=" in w or w.startswith("--workdir=runs/first") and words[1] != "train" for w in words)                 and "config.json" not in " ".join(words):
+            small += [f"--config.source.path={stdlib}", "--config.source.include=('*.txt',)"]
+        if "my_texts/" in " ".join(words) and "include" not in " ".join(words):
+            small += ["--config.source.include=('*.txt',)"]
+        if "tokenizer=" not in " ".join(words) and words[1] in ("train", "tokenize") and "config.json" not in " ".join(words):
+            small += ["--config.tokenizer.vocab_size=300"]
+        small = [s for s in small if s.split("=")[0] not in overridden or s.startswith("--config.train.steps")]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(tiny.ROOT)}
+        done = subprocess.run([sys.executable, "-m", "jaxlm.cli.main", *words[1:], *small], cwd=folder, env=environment,
+                              capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{' '.join(words + small)}\n{done.stderr[-3000:]}"
+        assert done.stdout.strip()
+
+
+def test_files_that_the_readme_names_exist():
+    for name in re.findall(r"`((?:configs|jaxlm|tests)/[\w/.]*)`", README):
+        if "foo" not in name:
+            assert (pathlib.Path(tiny.ROOT) / name).exists(), name
