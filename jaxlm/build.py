@@ -53,13 +53,14 @@ def _declares(folder: str, name: str) -> bool:
 
 def find(kind: str, name: str) -> ModuleType:
     """The module of a component: a file of the kind's folder, or any importable module when the name has a dot."""
-    if "." in name:
+    if "." in name:  # out of tree
         try:
             module = importlib.import_module(name)
         except ImportError as error:
             raise UserError(f"{kind}.name '{name}' cannot be imported: {error}") from error
-        if not hasattr(module, "Config") or not hasattr(module, "build"):
-            raise UserError(f"{kind}.name '{name}': the module must declare Config and build")
+        needed = ("Config", "documents", "fingerprint") if kind == "source" else ("Config", "build")
+        if missing := [part for part in needed if not hasattr(module, part)]:
+            raise UserError(f"{kind}.name '{name}': the module does not declare {', '.join(missing)}")
         return module
     known = names(kind)
     if name not in known:
@@ -138,6 +139,9 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
         out.append(f"objective.chunks {values['objective'].chunks} does not divide data.seq_len {data.seq_len}")
     if values["schedule"].warmup > train.steps:
         out.append(f"schedule.warmup {values['schedule'].warmup} is longer than train.steps {train.steps}")
+    kept = values["checkpoints"]
+    if kept.best and not kept.metric.startswith("eval/"):
+        out.append(f"checkpoints.metric is '{kept.metric}': it is one of evaluation, such as eval/loss")
     if devices:
         try:
             sizes = mesh.sizes(values["mesh"], devices)

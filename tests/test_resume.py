@@ -49,7 +49,8 @@ def arguments(tmp_path, name: str) -> list[str]:
             f"--config.train.steps={STEPS}", "--config.train.batch_size=8", "--config.train.log_every=1",
             "--config.train.baseline=", "--config.train.sample_tokens=0", "--config.train.picture=false",
             "--config.train.tensorboard=false", "--config.schedule.warmup=2", "--config.eval.every=0", "--config.eval.batches=1",
-            "--config.checkpoints.every=3", "--config.optimizer.ema=0.9"]
+            "--config.checkpoints.every=3",
+            "--config.checkpoints.async_save=false", "--config.optimizer.ema=0.9"]
 
 
 def run(tmp_path, name: str, code: str = "", extra: tuple = ()):

@@ -377,7 +377,8 @@ def _numbers(metrics: dict[str, Any] | None) -> dict[str, float]:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
+    line = text.splitlines()[0].partition(" See full TensorStore")[0] if text else "no more is known"
+    return f"{type(error).__name__}: {line[:300]}"
 
 
 def _crc(body: dict[str, Any]) -> int:

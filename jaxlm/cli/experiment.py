@@ -125,13 +125,9 @@ def meta(run: Experiment, tokenizer: Any, fingerprint: Any) -> dict[str, Any]:
 
 def check_resume(config: ConfigDict, tokenizer: Any, fingerprint: Any, checkpoints: Checkpoints) -> None:
     """UserError when going on would silently be another run: other text, tokenizer, model, optimizer or data order."""
-    stored = None
-    for step in reversed(checkpoints.steps()):
-        with contextlib.suppress(Damaged):  # told, and gone back from, when the state is restored
-            stored = checkpoints.meta(step)
-            break
-    if stored is None:
+    if not checkpoints.steps():
         return
+    stored = newest_meta(checkpoints)
     changes = [c for c in build.differences(build.from_json(stored["config"], "the checkpoint's config"), config)
                if not c.startswith(FREE)]
     if tokenizers.from_json(stored["tokenizer"]).fingerprint != tokenizer.fingerprint:
@@ -143,6 +139,14 @@ def check_resume(config: ConfigDict, tokenizer: Any, fingerprint: Any, checkpoin
                         + "\nUse another --workdir, or --config.train.allow_changes=true to go on with the new ones.")
     for change in changes:
         say(f"going on with a change: {change}")
+
+
+def newest_meta(checkpoints: Checkpoints) -> dict[str, Any]:
+    """The `meta` of the newest checkpoint whose meta is whole; UserError when there is none."""
+    for step in reversed(checkpoints.steps()):
+        with contextlib.suppress(Damaged):  # told, and gone back from, when the state is restored
+            return checkpoints.meta(step)
+    raise UserError(f"none of the checkpoints in {checkpoints.path} can be read: restore a copy, or start in another folder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +165,14 @@ def open_run(config: ConfigDict, workdir: str, step: int = 0) -> Trained:
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} holds no checkpoints: is --workdir the folder of a run?")
     with Checkpoints(folder / "checkpoints", build.section(config, "checkpoints"), writing=False) as checkpoints:
-        step = step or checkpoints.latest() or 0
-        if step not in checkpoints.steps():
-            raise UserError(f"{folder} has no checkpoint of step {step} (it has {', '.join(map(str, checkpoints.steps())) or 'none'})")
-        tokenizer = tokenizers.from_json(checkpoints.meta(step)["tokenizer"])
+        steps = checkpoints.steps()
+        if not steps or step and step not in steps:
+            raise UserError(f"{folder} has no checkpoint{f' of step {step}' if step else ''} (it has {', '.join(map(str, steps)) or 'none'})")
+        tokenizer = tokenizers.from_json(newest_meta(checkpoints)["tokenizer"])
         run = experiment(config, tokenizer.vocab_size)
         with place.use(run.layout):
-            state = checkpoints.restore(step, run.target)
+            # Without a step, the newest that is whole; a step that was asked for is that one or an error.
+            state, step = (checkpoints.restore(step, run.target), step) if step else checkpoints.restore_latest(run.target)
     return Trained(run, run.learned(state), tokenizer, step)
 
 

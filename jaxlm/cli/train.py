@@ -51,6 +51,7 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
     train, begin = run.section("train"), int(state.step)
     stored = experiments.meta(run, tokenizer, corpus.fingerprint)
     latest: dict[str, float] = {}
+    evaluated: list[int] = []  # the step of `latest`
     drawn = sampler.Sampler(corpus.train, train.batch_size, run.config.seed, run.config.data.shuffle)
     with metrics.Metrics(workdir, begin, train.tensorboard) as record, run.batches(drawn, begin, train.steps) as source:
 
@@ -60,10 +61,13 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
             latest.clear()
             latest.update({f"eval/{name}": value for name, value in run.evaluate(run.learned(now), corpus).items()})
             record.write(number, latest)
+            evaluated[:] = [number]
             say(f"step {number}: " + ", ".join(f"{name} {value:.4f}" for name, value in latest.items()))
 
         def save(number: int, now: TrainState) -> None:
-            checkpoints.save(number, now, stored, dict(latest) or None, force=True)
+            # Figures of an earlier step would make the wrong checkpoint the best.
+            figures = {name: value for name, value in latest.items() if evaluated == [number]}
+            checkpoints.save(number, now, stored, figures or None, force=True)
 
         def save_whole(number: int, now: TrainState) -> None:
             save(number, now)

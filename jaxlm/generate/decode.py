@@ -1,8 +1,8 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Token ids in, token ids out: a prefill and one compiled loop over a key-value cache, whole or in pieces.
 
-Shapes are static (prompts are padded on the left to a bucket), so few programs are compiled; pieces and the whole run the
-same program, and a token depends only on (seed, row, index), so both give the same tokens.
+Shapes are static (prompts are padded on the left to a bucket), so few programs are compiled; pieces and the whole run
+the same program, and a token's noise depends only on (seed, row, index), so both give the same tokens.
 """
 import dataclasses
 import math
@@ -202,10 +202,13 @@ class Decoder:
                 dropped = ("seq",) if split else ("seq", "batch")
                 acts = {axis: names for axis, names in layout.rules.acts.items() if axis not in dropped}
                 layout = dataclasses.replace(layout, rules=dataclasses.replace(layout.rules, acts=acts))
+            # Progress is whole on every device: every process reads it, and each dispatch finds it laid out alike.
+            placed = None if layout is None else (None, layout.replicated)
             self._programs[split] = (
                 layout,
-                jax.jit(self._prefill, static_argnames=("draw", "room")),
-                jax.jit(self._loop, static_argnames=("draw",), donate_argnums=1),  # the cache is updated in place
+                jax.jit(self._prefill, static_argnames=("draw", "room"), out_shardings=placed),
+                # The cache is donated: it is updated in place.
+                jax.jit(self._loop, static_argnames=("draw",), donate_argnums=1, out_shardings=placed),
             )
         return self._programs[split]
 
@@ -213,7 +216,7 @@ class Decoder:
         batch, seed, rows = inputs
         count, width = batch["tokens"].shape
         with jax.named_scope("prefill"):
-            cache = _constrain_cache(self.model.cache(count, width + room))
+            cache = self.model.cache(count, width + room)
             batch = {name: place.constrain(x, "batch", None) for name, x in batch.items()}
             outputs = self.model.apply(params, batch, cache=cache)
             position = batch["positions"][:, -1]
@@ -221,7 +224,7 @@ class Decoder:
                 seed=seed, rows=rows, token=jnp.zeros((count,), jnp.int32), position=position,
                 alive=jnp.ones((count,), bool), index=jnp.int32(0), tokens=jnp.full((count, room), self.eot, jnp.int32),
                 logprobs=jnp.zeros((count, room), jnp.float32), lengths=jnp.zeros((count,), jnp.int32))
-            return _constrain_cache(outputs.cache), self._draw(outputs, now, draw)
+            return outputs.cache, self._draw(outputs, now, draw)
 
     def _loop(self, params: Params, cache: Any, now: _Progress, end: Array, *, draw: tuple) -> tuple[Any, _Progress]:
         """Until `end` tokens have been drawn, or every row has ended."""
@@ -235,10 +238,10 @@ class Decoder:
                      "positions": now.position[:, None]}
             batch = {name: place.constrain(x, "batch", None) for name, x in batch.items()}
             outputs = self.model.apply(params, batch, cache=cache)
-            return _constrain_cache(outputs.cache), self._draw(outputs, now, draw)
+            return outputs.cache, self._draw(outputs, now, draw)
 
         with jax.named_scope("decode"):
-            return jax.lax.while_loop(wanted, step, (_constrain_cache(cache), now))
+            return jax.lax.while_loop(wanted, step, (cache, now))
 
     @jax.named_scope("draw")
     def _draw(self, outputs: Any, now: _Progress, draw: tuple) -> _Progress:
@@ -254,13 +257,12 @@ class Decoder:
         logprob = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), chosen[:, None], axis=-1)[:, 0]
         token = jnp.where(now.alive, chosen, self.eot)
         at = (jnp.int32(0), now.index)
-        new = _Progress(
+        return _Progress(
             seed=now.seed, rows=now.rows, token=token, position=now.position + now.alive.astype(jnp.int32),
             alive=token != self.eot if stop else now.alive, index=now.index + 1,
             tokens=jax.lax.dynamic_update_slice(now.tokens, token[:, None], at),
             logprobs=jax.lax.dynamic_update_slice(now.logprobs, jnp.where(now.alive, logprob, 0.0)[:, None], at),
             lengths=now.lengths + now.alive.astype(jnp.int32))
-        return jax.tree.map(lambda x: place.constrain(x, *(None,) * x.ndim), new)
 
     def _read(self, now: _Progress, config: Config) -> Generated:
         """Progress as host arrays (waits for the device)."""
@@ -293,13 +295,3 @@ def _to_device(tree: Any, layout: place.Layout | None) -> Any:
         return jax.device_put(tree)
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(np.shape(x), layout.replicated, lambda at: np.asarray(x)[at]), tree)
-
-
-def _constrain_cache(cache: Any) -> Any:
-    """Rows and key-value heads split as activations are: stated at both ends, so that every dispatch agrees."""
-    layout = place.active()
-    if layout is None:
-        return cache
-    names = {"k": ("layers", "batch", None, "act_kv_heads", None), "segments": ("batch", None), "index": ()}
-    names |= {"v": names["k"], "positions": names["segments"]}
-    return {name: place.constrain(x, *names[name]) if name in names else x for name, x in cache.items()}

@@ -26,7 +26,7 @@ class Result:
 def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str], config: Config = Config(),
              on_text: Callable[[int, str], None] | None = None, *, max_len: int = 0, layout: Layout | None = None,
              decoder: Decoder | None = None) -> list[Result]:
-    """Continue every prompt; `on_text(i, piece)` is called with each new piece of prompt i's text, whole characters only.
+    """Continue every prompt; `on_text(i, piece)` gets each new piece of prompt i's text, never a part of a character.
 
     A prompt is a document's beginning: the separator `eot` goes in front, as in the training stream, so an empty
     prompt asks for a new document. The tokenizer has encode(text), stream() with push(id) and flush(), vocab_size

@@ -62,7 +62,7 @@ class Embed(nnx.Module):
         # Cast after the lookup: the gradient of a frequent token is a sum of thousands, kept in the table's own type.
         # The constraint is for the gradient: a scatter straight into split features would replicate what it adds.
         rows = constrain(gathered(table.get_value(), (axis, "embed")), axis, None)
-        return rows.at[index].get(mode="fill", fill_value=jnp.nan).astype(self.dtype)
+        return jnp.take(rows, index, axis=0, mode="fill", fill_value=jnp.nan).astype(self.dtype)
 
 
 class Head(nnx.Module):

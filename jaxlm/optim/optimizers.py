@@ -89,7 +89,7 @@ def build(config: Config, schedule: Schedule, params: Params, axes: Params) -> o
     """
     if problems := config.problems():
         raise UserError("; ".join(problems))
-    names = tree_axes(axes)
+    names = tree.flatten_axes(axes)
     train, _ = tree.partition(params, trainable(config, params))
     parts = [
         ("clip", optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()),
@@ -107,12 +107,6 @@ def build(config: Config, schedule: Schedule, params: Params, axes: Params) -> o
         parts.append(("rates", _scale(tree.partition(table, trainable(config, params))[0])))
     core = _in_float32(optax.named_chain(*parts, ("lr", optax.scale_by_learning_rate(schedule))))
     return _with_average(core, config.ema) if config.ema else core
-
-
-def tree_axes(axes: Params) -> dict[str, tuple]:
-    """{path: logical axis names} from the tree of a model's axes()."""
-    leaves = jax.tree.leaves_with_path(axes, is_leaf=lambda x: isinstance(x, tuple))
-    return {tree.path_str(path): names for path, names in leaves}
 
 
 def _adam(config: Config, train: Params, axes: dict[str, tuple]) -> optax.GradientTransformation:

@@ -25,6 +25,7 @@ class Config:
     max_skipped: int = 10  # non-finite steps in a row before the run saves and stops
     profile_at: int = 0  # step at which a profile is taken; 0 = never
     profile_steps: int = 3
+    allow_changes: bool = False  # go on with a run although its text, tokenizer or settings have changed
     tensorboard: bool = True
     picture: bool = True  # draw loss.png at the end
     baseline: str = ""  # "trigram": print a byte-trigram model's bits per byte beside the model's

@@ -38,7 +38,8 @@ def initialise(model: Any, tx: optax.GradientTransformation, trainable: Any, see
                loaded: dict[str, Array] | None = None) -> TrainState:
     """Run `create` with every array born on the devices that `target` (from `abstract`) names."""
     shardings = jax.tree.map(lambda x: x.sharding, target)
-    return jax.jit(lambda given: create(model, tx, trainable, seed, given), out_shardings=shardings)(loaded or {})
+    make = lambda given: create(model, tx, trainable, seed, given)
+    return jax.jit(make, out_shardings=shardings, donate_argnums=0)(loaded or {})
 
 
 def bytes_per_device(target: Any) -> int:

@@ -37,7 +37,7 @@ class Plain:
 class LinenModule(nn.Module):
     @nn.compact
     def __call__(self, tokens):
-        w = lambda n: self.param(n, nn.with_partitioning(nn.initializers.normal(1.0), AXES[n]), SHAPES[n])
+        w = lambda n: self.param(n, nn.with_logical_partitioning(nn.initializers.normal(1.0), AXES[n]), SHAPES[n])
         table = w("table")
         x = table[tokens]
         return x + jnp.tanh(x @ w("up")) @ w("down"), table

@@ -31,8 +31,8 @@ class PlainGPT:
                   "v": (n, d, h, k), "o": (n, h, k, d), "up": (n, d, m), "down": (n, m, d)}
         keys = jax.random.split(key, len(shapes))
         # Large enough that every earlier token and every position moves the logits.
-        make = lambda keys: {name: jax.random.normal(k, s) * 0.5 for k, (name, s) in zip(keys, shapes.items(), strict=True)}
-        return jax.jit(make)(keys)
+        draw = jax.jit(lambda keys: [jax.random.normal(k, s) * 0.5 for k, s in zip(keys, shapes.values(), strict=True)])
+        return dict(zip(shapes, draw(keys), strict=True))
 
     def cache(self, rows, length):
         n, _, h, k, _ = self.shape.values()
@@ -57,7 +57,8 @@ class PlainGPT:
             y = norm(x)
             q, k, v = (constrain(jnp.einsum("btd,dhk->bthk", y, p[w]), "batch", None, "act_heads", None) for w in "qkv")
             if old is not None:
-                k, v = (jax.lax.dynamic_update_slice(was, new, (0, at, 0, 0)) for was, new in zip(old, (k, v), strict=True))
+                write = lambda was, new: jax.lax.dynamic_update_slice(was, new, (0, at, 0, 0))
+                k, v = write(old[0], k), write(old[1], v)
             scores = jnp.where(mask[:, None], jnp.einsum("bthk,bshk->bhts", q, k), -1e9)
             y = jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(scores, axis=-1), v)
             x = constrain(x + jnp.einsum("bthk,hkd->btd", y, p["o"]), "batch", "seq", "act_embed")
@@ -67,7 +68,8 @@ class PlainGPT:
         x, (k, v) = jax.lax.scan(layer, x, (stacked, None if cache is None else (cache["k"], cache["v"])))
         if cache is not None:
             all_positions = jax.lax.dynamic_update_slice(cache["positions"], positions, (0, at))
-            cache = {"k": k, "v": v, "segments": all_segments, "positions": all_positions, "index": at + tokens.shape[1]}
+            cache = {"k": k, "v": v, "segments": all_segments, "positions": all_positions,
+                     "index": at + tokens.shape[1]}
         return Outputs(norm(x) * 2, params["table"], cache=cache)
 
 

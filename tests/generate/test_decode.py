@@ -24,6 +24,16 @@ def decoder(plain):
     return Decoder(plain[0], EOT, VOCAB, max_len=64)
 
 
+@pytest.fixture
+def compiled():
+    """A list that grows by one with every program compiled."""
+    seen = []
+    listen = lambda event, *_, **__: seen.append(event) if event.endswith("backend_compile_duration") else None
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def full_forward(forward, params, prompt, n, length=24):
     """Greedy ids and log-probabilities by a whole forward pass for every token, without a cache."""
     ids, logprobs = list(prompt), []
@@ -35,6 +45,13 @@ def full_forward(forward, params, prompt, n, length=24):
         ids.append(int(np.argmax(logits[:VOCAB])))
         logprobs.append(logits[ids[-1]] - np.log(np.exp(logits).sum()))
     return ids[len(prompt):], logprobs
+
+
+def joined(pieces):
+    pieces = list(pieces)
+    rows = range(len(pieces[0].counts))
+    take = lambda name, row: np.concatenate([getattr(p, name)[row, :p.counts[row]] for p in pieces]).tolist()
+    return [take("tokens", row) for row in rows], [take("logprobs", row) for row in rows], pieces
 
 
 def test_cached_greedy_is_the_full_forward(plain, decoder):
@@ -49,7 +66,7 @@ def test_cached_greedy_is_the_full_forward(plain, decoder):
 
 
 def test_a_batch_is_each_prompt_alone(plain, decoder):
-    """Fails if padding on the left is segment 1 (alone, there is less of it), or if a row is named by its place in the batch."""
+    """Fails if padding on the left is segment 1 (alone, there is less of it), or if a row is named by its place."""
     together = decoder.run(plain[1], PROMPTS, SAMPLED)
     config = dataclasses.replace(SAMPLED, prompt_bucket=8)
     assert together.lengths.tolist() == [12] * 4
@@ -66,8 +83,9 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_families_decode_as_they_compute(name):
-    """Fails if a cached key is rotated or masked by its slot instead of its position (rows are padded on the left)."""
+def test_the_families_decode_as_they_compute(name, compiled):
+    """Fails if a model masks cached keys by position instead of slot (`q_index=positions[0]` in layers/cache.py), or if
+    progress is laid out as each program likes (`placed = None`)."""
     model = {"gpt": gpt, "llama": llama}[name].build(FAMILIES[name])
     params = jax.jit(model.init)(jax.random.key(2))
     got = Decoder(model, EOT, VOCAB, max_len=32).run(params, PROMPTS, GREEDY)
@@ -78,8 +96,11 @@ def test_the_families_decode_as_they_compute(name):
         np.testing.assert_allclose(got.logprobs[row], logprobs, atol=1e-4)
     layout = place.Layout(mesh.make(mesh.Config(**TENSOR)), rules.find("fsdp_tp"))
     params = jax.device_put(params, place.shardings(model.axes(), layout, params))
-    split = Decoder(model, EOT, VOCAB, max_len=32, layout=layout).run(params, PROMPTS, GREEDY)
-    assert split.tokens.tolist() == got.tokens.tolist()
+    split = Decoder(model, EOT, VOCAB, max_len=32, layout=layout)
+    assert split.run(params, PROMPTS, GREEDY).tokens.tolist() == got.tokens.tolist()
+    # The cache that a piece leaves is laid out as the one that it took: nothing is compiled for it.
+    compiled.clear()
+    assert joined(split.stream(params, PROMPTS, GREEDY))[0] == got.tokens.tolist() and not compiled
 
 
 def test_sampling_follows_seed_and_row(plain, decoder):
@@ -90,13 +111,6 @@ def test_sampling_follows_seed_and_row(plain, decoder):
     assert other.tokens.tolist() != twice.tokens.tolist()
     assert decoder.run(plain[1], [PROMPTS[0]] * 4, SAMPLED).tokens.tolist() == twice.tokens.tolist()
     assert twice.tokens.max() < VOCAB
-
-
-def joined(pieces):
-    pieces = list(pieces)
-    rows = range(len(pieces[0].counts))
-    take = lambda name, row: np.concatenate([getattr(p, name)[row, :p.counts[row]] for p in pieces]).tolist()
-    return [take("tokens", row) for row in rows], [take("logprobs", row) for row in rows], pieces
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 100])
@@ -142,7 +156,7 @@ def test_the_loop_stops_when_all_rows_have(recite, bytes_tokenizer):
 
 @pytest.mark.parametrize("name, sizes, rows", [("dp", dict(data=4, fsdp=2), 8), ("fsdp_tp", TENSOR, 3)])
 def test_a_mesh_changes_nothing(plain, decoder, name, sizes, rows):
-    """Fails if rows are never split (`if False` for `if split`), or are where they do not divide (3 rows over 4 parts)."""
+    """Fails if rows are never split (`if False` for `if split`), or are where they do not divide (3 over 4)."""
     model, params = plain
     prompts = (PROMPTS * 2)[:rows]
     expected = [decoder.run(params, half, SAMPLED, rows=range(at, at + 4)) for at, half in ((0, PROMPTS), (4, PROMPTS))]
@@ -165,19 +179,9 @@ def test_a_mesh_changes_nothing(plain, decoder, name, sizes, rows):
     assert cache["k"].sharding.shard_shape(cache["k"].shape)[1] == (1 if rows == 8 else 3)
 
 
-@pytest.fixture
-def compiled():
-    """A list that grows by one with every program compiled."""
-    seen = []
-    listen = lambda event, *_, **__: seen.append(event) if event.endswith("backend_compile_duration") else None
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 @pytest.mark.parametrize("sharded", [False, True])
 def test_one_compilation_for_a_bucket(fresh, compiled, sharded):
-    """Fails if the prompt is padded to its own length instead of its bucket, or if pieces compile a program of their own."""
+    """Fails if the prompt is padded to its own length (`width = length`), or if there is room for just the new tokens."""
     model = fresh()
     params, layout = model.init(jax.random.key(0)), None
     if sharded:
@@ -219,7 +223,7 @@ def test_an_empty_prompt_starts_from_eot(plain, decoder):
 def test_limits_and_settings_are_checked(plain, decoder):
     fits = [1] * 52
     assert decoder.run(plain[1], [fits], GREEDY).lengths.tolist() == [12]  # 52 + 12 = 64: the bucket gives way
-    with pytest.raises(UserError, match="prompt 1 has 53 tokens .* max_new_tokens is 12: .* 65, .* 64 positions .* 11 or less"):
+    with pytest.raises(UserError, match="prompt 1 has 53 tokens .*_tokens is 12: .* 65, .* 64 positions .* 11 or less"):
         decoder.run(plain[1], [[1], fits + [1]], GREEDY)
     with pytest.raises(UserError, match="Shorten the prompt to 63"):
         decoder.run(plain[1], [[1] * 64], GREEDY)
@@ -237,7 +241,8 @@ def test_limits_and_settings_are_checked(plain, decoder):
         decoder.run(plain[1], [[1]], GREEDY, rows=[0, 1])
     with pytest.raises(UserError, match="temperature is -1"):
         decoder.run(plain[1], [[1]], Config(temperature=-1.0))
-    bad = Config(max_new_tokens=0, temperature=float("nan"), top_k=-1, top_p=0.0, seed=-1, prompt_bucket=0, chunk=0, batch=0)
+    bad = Config(max_new_tokens=0, temperature=float("nan"), top_k=-1, top_p=0.0, seed=-1, prompt_bucket=0, chunk=0,
+                 batch=0)
     assert len(bad.problems()) == 8 and Config().problems() == []
     layout = place.Layout(mesh.make(mesh.Config()), rules.find("dp"))
     with place.use(layout), pytest.raises(ValueError, match="another layout is in force"):

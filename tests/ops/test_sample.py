@@ -40,7 +40,7 @@ CASES = [
 
 @pytest.mark.parametrize("case, per_row", [(case, False) for case in CASES] + [(CASES[4], True)], ids=str)
 def test_draws_follow_the_exact_distribution(case, per_row):
-    """Fails if top-p drops the id that reaches the mass (`reached < mass`), or reads the mass of all ids, not of the top k."""
+    """Fails if top-p drops the id that reaches the mass (`reached < mass`), or reads masses beyond the top k."""
     draws, settings = 20000, {("valid_vocab" if k == "valid" else k): v for k, v in case.items()}
     if per_row:
         settings = {k: v if k == "valid_vocab" else jnp.full((draws,), v) for k, v in settings.items()}

@@ -1,0 +1,298 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""What every model promises: causality, padding, packing, caching, scanning and rematerialising change no number.
+
+A variant is a family with fields; a family without one here fails. Tolerances are stated where numbers are compared.
+"""
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlm.models
+from jaxlm.core import tree
+from jaxlm.core.errors import UserError
+from jaxlm.layers.stack import REMAT
+from jaxlm.models import gpt, llama
+from jaxlm.parallel import rules
+
+V, L = 31, 12
+VARIANTS = {
+    "gpt": (gpt, gpt.Config(vocab_size=V, max_len=16, layers=2, heads=4, embed=24)),
+    "gpt_sinusoidal": (gpt, gpt.Config(
+        vocab_size=V, layers=2, heads=3, embed=24, mlp=32, positions="sinusoidal", bias=False, tie_embeddings=False,
+        activation="relu2", scan=False)),
+    "llama": (llama, llama.Config(vocab_size=V, layers=2, heads=4, kv_heads=2, embed=24, mlp=32)),
+    "llama_all": (llama, llama.Config(
+        vocab_size=V, layers=3, heads=4, kv_heads=2, head_dim=8, embed=24, mlp=32, activation="gelu_tanh", norm_offset=1.0,
+        sandwich=True, qk_norm=True, qkv_bias=True, out_bias=True, mlp_bias=True, tie_embeddings=True, embed_scale=True,
+        query_scale=0.5, attention_soft_cap=5.0, logit_soft_cap=8.0, window=3, window_pattern="LLG", rope_local_theta=100.0,
+        rope_scaling="yarn", rope_factor=2.0, rope_original_len=8)),
+}
+WINDOWED = {"llama_all"}  # whose layers do not all reach every earlier position
+parametrize = pytest.mark.parametrize("name", VARIANTS)
+
+
+@functools.cache
+def model(name: str, **changes):
+    module, config = VARIANTS[name]
+    return module.build(dataclasses.replace(config, **changes))
+
+
+@functools.cache
+def params(name: str):
+    """Every parameter random, biases and norms too, and large enough that attention is far from uniform."""
+    draw = np.random.default_rng(0)
+    return tree.map_with_path(
+        lambda path, x: np.asarray(0.1 * ("scale" in path) + 0.3 * draw.standard_normal(x.shape), x.dtype), model(name).abstract
+    )
+
+
+@functools.cache
+def jitted(name: str, **changes):
+    """(params, batch, cotangent [B, L, V]) -> logits and the gradient of their product with the cotangent."""
+    built = model(name, **changes)
+
+    def f(params, batch, weight):
+        logits = built.apply(params, batch).logits
+        return jnp.sum(logits * weight), logits
+
+    return jax.jit(lambda *a: (lambda out, grad: (out[1], grad))(*jax.value_and_grad(f, has_aux=True)(*a)))
+
+
+def batch_of(rows, fill=0):
+    """rows: a list of lists of (document, first position) or an int of padding; row by row to the same length."""
+    out = {k: [] for k in ("tokens", "segments", "positions")}
+    for row in rows:
+        tokens, segments, positions = [], [], []
+        for number, part in enumerate(row, 1):
+            padding = isinstance(part, int)
+            tokens += [fill] * part if padding else list(part)
+            segments += [0] * part if padding else [number] * len(part)
+            positions += [0] * part if padding else range(len(part))
+        assert len(tokens) == L
+        for key, value in zip(out, (tokens, segments, positions)):
+            out[key].append(value)
+    return {k: jnp.asarray(v, jnp.int32) for k, v in out.items()}
+
+
+ONE, TWO = [3, 1, 4, 15, 9], [2, 6, 5, 30, 8, 7]
+WEIGHT = np.random.default_rng(1).standard_normal((L, V)).astype(np.float32)
+
+
+def weights(*spans):
+    """A cotangent [rows, L, V] that is not 0 at (row, start, document): the same numbers for the same document."""
+    out = np.zeros((2, L, V), np.float32)
+    for row, start, document in spans:
+        at = 0 if document is ONE else len(ONE)
+        out[row, start : start + len(document)] = WEIGHT[at : at + len(document)]
+    return out
+
+
+def close(found, expected, tolerance=2e-5):
+    """Relative to the largest number of each array, or a hundredth of the largest of all: sums come in another order,
+    and some gradients (of a key's bias) are 0 but for rounding."""
+    largest = max(np.abs(x).max() for x in jax.tree.leaves(expected))
+    for (path, a), b in zip(tree.flatten(found).items(), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), largest / 100), err_msg=path)
+
+
+def test_every_family_is_here():
+    folder = pathlib.Path(jaxlm.models.__file__).parent
+    families = {p.stem for p in folder.glob("*.py") if "\ndef build(" in p.read_text() and "\nclass Config" in p.read_text()}
+    assert families <= {module.__name__.rpartition(".")[2] for module, _ in VARIANTS.values()}, "add a variant above"
+
+
+@parametrize
+def test_contract(name):
+    """init has abstract's shapes, axes name every dimension with known names, and two inits of a key are one."""
+    built = model(name)
+    shapes = lambda t: jax.tree.map(lambda x: (x.shape, x.dtype.name), t)
+    made = jax.eval_shape(built.init, jax.random.key(0))
+    assert shapes(made) == shapes(built.abstract)
+    found = jax.tree.leaves_with_path(built.axes(), is_leaf=lambda x: isinstance(x, tuple))
+    flat = {tree.path_str(path): axes for path, axes in found}
+    assert flat.keys() == tree.flatten(built.abstract).keys()
+    for path, leaf in tree.flatten(built.abstract).items():
+        assert len(flat[path]) == leaf.ndim, path
+        rules.find("fsdp_tp").spec(flat[path])
+        assert (flat[path][0] == "layers") == path.startswith("blocks/"), path
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama_all"])
+def test_init(name):
+    """Logits of a fresh model are near 0, so the first loss is near ln V. Fails if a norm's scale does not start at 1."""
+    built = model(name)
+    fresh = jax.jit(built.init)(jax.random.key(0, impl="rbg"))
+    logits = jax.jit(lambda p, b: built.apply(p, b).logits)(fresh, {"tokens": jnp.arange(2 * L).reshape(2, L)})
+    assert logits.dtype == jnp.float32 and np.isfinite(logits).all()
+    log_z = jax.nn.logsumexp(logits, -1) - logits.mean(-1)
+    np.testing.assert_allclose(log_z.mean(), np.log(V), atol=0.2)
+    for path, x in tree.flatten(fresh).items():
+        if path.startswith("blocks/") and "kernel" in path:
+            assert not np.array_equal(x[0], x[1]), f"{path}: two layers begin alike"
+
+
+@parametrize
+def test_causal_by_gradient(name):
+    """d hidden[t] / d embedding of a later token is exactly 0, of its own and (without a window) earlier ones is not.
+
+    Fails if the mask is >= the other way round, or sees one slot ahead.
+    """
+    built, tokens = model(name), jnp.asarray(np.random.default_rng(2).permutation(V)[:L])[None]
+
+    def hidden(table):
+        p = params(name)
+        return built.apply({**p, "embed": {**p["embed"], "tokens": table}}, {"tokens": tokens}).hidden[0] @ WEIGHT[:L, :24].T
+
+    def jacobian(table):
+        _, back = jax.vjp(hidden, table)
+        return jax.vmap(lambda t: back(jax.nn.one_hot(t, L)[:, None] * jnp.ones((1, L)))[0])(jnp.arange(L))
+
+    reach = np.abs(jax.jit(jacobian)(params(name)["embed"]["tokens"])).max(-1)[:, tokens[0]]  # [query, key]
+    assert (reach[np.triu_indices(L, 1)] == 0).all()
+    assert (reach[np.diag_indices(L)] > 0).all()
+    if name not in WINDOWED:
+        assert (reach[np.tril_indices(L)] > 0).all()
+
+
+@parametrize
+def test_padding_changes_nothing(name):
+    """Padding on the left or right, whatever its tokens, leaves logits and gradients as they are, to 2e-5.
+
+    Fails if keys of segment 0 are seen, or positions count slots.
+    """
+    f, p = jitted(name), params(name)
+    right = f(p, batch_of([[ONE, 7], [TWO, 6]]), weights((0, 0, ONE), (1, 0, TWO)))
+    other = f(p, batch_of([[ONE, 7], [TWO, 6]], fill=11), weights((0, 0, ONE), (1, 0, TWO)))
+    left = f(p, batch_of([[7, ONE], [6, TWO]]), weights((0, 7, ONE), (1, 6, TWO)))
+    for row, document in ((0, ONE), (1, TWO)):
+        n = len(document)
+        close(other[0][row, :n], right[0][row, :n])
+        close(left[0][row, -n:], right[0][row, :n])
+    close(other[1], right[1])
+    close(left[1], right[1])
+
+
+@parametrize
+def test_packed_is_unpacked(name):
+    """Two documents in one row give each one's logits, and the sum of their gradients, to 2e-5.
+
+    Fails if segments are not compared.
+    """
+    f, p = jitted(name), params(name)
+    packed = f(p, batch_of([[ONE, TWO, 1], [12]]), weights((0, 0, ONE), (0, 5, TWO)))
+    alone = f(p, batch_of([[ONE, 7], [TWO, 6]]), weights((0, 0, ONE), (1, 0, TWO)))
+    close(packed[0][0, :5], alone[0][0, :5])
+    close(packed[0][0, 5:11], alone[0][1, :6])
+    close(packed[1], alone[1])
+
+
+def test_defaults_of_a_batch():
+    """Without segments and positions: one document a row, counted from 0."""
+    whole = {"tokens": jnp.arange(2 * L).reshape(2, L)}
+    full = {**whole, "segments": jnp.ones((2, L), jnp.int32), "positions": jnp.tile(jnp.arange(L), (2, 1))}
+    for name in ("gpt", "llama"):
+        np.testing.assert_array_equal(*(model(name).apply(params(name), b).logits for b in (whole, full)))
+
+
+@parametrize
+def test_cached_is_uncached(name):
+    """A prompt at once and then token by token gives the logits of the whole, to 2e-5, for rows of unequal length.
+
+    The rows are padded on the left. Fails if slots are counted as positions, or an empty slot is seen.
+    """
+    built, p = model(name), params(name)
+    batch = batch_of([[6, TWO], [7, ONE]])
+    want = jitted(name)(p, batch, weights())[0]
+    step = jax.jit(lambda p, b, cache: built.apply(p, b, cache=cache))
+    part = lambda a, b: {k: v[:, a:b] for k, v in batch.items()}
+    cache, got = built.cache(2, L + 3), []
+    structure = jax.tree.map(lambda x: (x.shape, x.dtype), cache)
+    for a, b in [(0, 9), *((i, i + 1) for i in range(9, L))]:
+        out = step(p, part(a, b), cache)
+        cache = out.cache
+        got.append(out.logits)
+        assert int(cache["index"]) == b and jax.tree.map(lambda x: (x.shape, x.dtype), cache) == structure
+    got = np.concatenate(got, 1)
+    for row, n in ((0, 6), (1, 5)):
+        close(got[row, -n:], want[row, -n:])
+    np.testing.assert_array_equal(cache["segments"][:, :L], batch["segments"])
+    np.testing.assert_array_equal(cache["positions"][:, :L], batch["positions"])
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama_all"])
+def test_scan_is_unrolled(name):
+    """The same tree, and the same logits and gradients to 2e-5. Fails if a layer takes another's window or weights."""
+    batch, weight = batch_of([[ONE, TWO, 1], [TWO, 6]]), weights((0, 0, ONE), (1, 0, TWO))
+    outs = [jitted(name, scan=scan)(params(name), batch, weight) for scan in (True, False)]
+    close(*outs)
+
+
+@functools.cache
+def remat_grads(remat, scan, rate=0.0):
+    """Gradients under a policy, and whether anything is rematerialised."""
+    built = model("llama", scan=scan, remat=remat, attention_dropout=rate, residual_dropout=rate)
+    key, batch = jax.random.key(0, impl="rbg"), batch_of([[ONE, TWO, 1], [TWO, 6]])
+    f = jax.grad(lambda p: jnp.sum(built.apply(p, batch, key=key).logits[0, : len(ONE)] * WEIGHT[: len(ONE)]))
+    traced = jax.jit(f).trace(params("llama"))
+    return traced.lower().compile()(params("llama")), "prevent_cse" in str(traced.jaxpr)
+
+
+@pytest.mark.parametrize("remat,scan,rate", [
+    *((r, True, 0.0) for r in REMAT if r != "none"), ("full", False, 0.0), ("full", True, 0.2)])
+def test_remat_changes_nothing(remat, scan, rate):
+    """Fails if a policy drops a gradient, or dropout is drawn anew in the second pass."""
+    grads, again = remat_grads(remat, scan, rate)
+    plain, once = remat_grads("none", True, rate)
+    close(grads, plain)
+    assert again and not once
+
+
+@pytest.mark.parametrize("field", ["embed_dropout", "attention_dropout", "residual_dropout"])
+@pytest.mark.parametrize("name", ["gpt", "llama"])
+def test_dropout(name, field):
+    """Each rate acts with a key only, alike for one key and otherwise for another. Fails if a rate is not passed on."""
+    built, batch = model(name, **{field: 0.5}), batch_of([[ONE, TWO, 1], [TWO, 6]])
+    f = jax.jit(lambda key: built.apply(params(name), batch, key=key).logits)
+    one, again, other = (f(jax.random.key(i, impl="rbg")) for i in (0, 0, 1))
+    without = built.apply(params(name), batch).logits
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other) and not np.allclose(one, without)
+    np.testing.assert_array_equal(without, model(name).apply(params(name), batch).logits)
+
+
+@pytest.mark.parametrize("name", ["gpt", "llama_all"])
+def test_bfloat16_compute(name):
+    """Parameters stay float32, activations and cache are bfloat16, logits float32 and within 5 % of the largest."""
+    built = model(name, dtype="bfloat16")
+    out = jax.jit(built.apply)(params(name), batch_of([[ONE, TWO, 1], [TWO, 6]]))
+    assert out.hidden.dtype == built.cache(1, 4)["k"].dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(built.abstract)} == {jnp.dtype("float32")}
+    want = jitted(name)(params(name), batch_of([[ONE, TWO, 1], [TWO, 6]]), weights())[0]
+    close(out.logits[0, :11], want[0, :11], 0.05)
+
+
+def test_beyond_a_table_is_nan():
+    """A token or learned position outside its table shows at once, where jax would take the last row."""
+    batch = batch_of([[ONE, TWO, 1], [TWO, 6]])
+    for field, value in (("tokens", V), ("positions", 16)):
+        out = model("gpt").apply(params("gpt"), {**batch, field: batch[field].at[0, 0].set(value)})
+        assert np.isnan(out.hidden[0, 0]).all() and np.isfinite(out.hidden[1]).all()
+
+
+@pytest.mark.parametrize("module,changes,words", [
+    (gpt, {}, ["vocab_size is 0"]),
+    (gpt, dict(vocab_size=V, embed=25, heads=4, activation="gelo", remat="ful", residual_dropout=1.0),
+     ["multiple of heads=4", "did you mean 'gelu'", "remat is 'ful'", "residual_dropout"]),
+    (gpt, dict(vocab_size=V, layers=0, positions="rope"), ["layers is 0", "positions is 'rope'"]),
+    (llama, dict(vocab_size=V, heads=6, kv_heads=4, head_dim=7), ["multiple of kv_heads", "even"]),
+    (llama, dict(vocab_size=V, window_pattern="LX", rope_scaling="llama3"), ["window_pattern", "rope_original_len"]),
+])
+def test_bad_configs_name_every_problem(module, changes, words):
+    with pytest.raises(UserError) as error:
+        module.build(module.Config(**changes))
+    assert all(word in str(error.value) for word in words), error.value
