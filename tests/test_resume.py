@@ -109,11 +109,15 @@ def test_interrupted_is_uninterrupted(whole, number, code):
 @pytest.mark.parametrize("change,word", [
     ("--config.train.batch_size=16", "train.batch_size: 8 -> 16"),
     ("--config.optimizer.lr=0.5", "optimizer.lr"),
-    ("--config.source.include=('*1.txt',)", "the text is not what"),
+    ("", "the text is not what"),
 ])
-def test_changed_settings_are_refused(whole, change, word):
-    """Fails if a resumed run takes a changed setting without a word: drop check_resume from cli/train.py."""
-    done = run(whole, "whole", extra=(change,))
+def test_changes_are_refused(whole, change, word):
+    """Fails if a resumed run takes a changed setting or text without a word: drop check_resume from cli/train.py."""
+    more = whole / "text" / "more.txt"
+    if not change:
+        more.write_text("A document that was not there before.")
+    done = run(whole, "whole", extra=(change,) if change else ())
+    more.unlink(missing_ok=True)
     assert done.returncode == 2 and word in done.stderr and "allow_changes" in done.stderr
     assert "Traceback" not in done.stderr
 

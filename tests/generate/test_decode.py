@@ -181,7 +181,7 @@ def test_a_mesh_changes_nothing(plain, decoder, name, sizes, rows):
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_one_compilation_for_a_bucket(fresh, compiled, sharded):
-    """Fails if the prompt is padded to its own length (`width = length`), or if there is room for just the new tokens."""
+    """Fails if the prompt is padded to its own length, or if there is room for just the new tokens."""
     model = fresh()
     params, layout = model.init(jax.random.key(0)), None
     if sharded:

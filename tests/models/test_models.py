@@ -131,7 +131,9 @@ def test_init(name):
     assert logits.dtype == jnp.float32 and np.isfinite(logits).all()
     log_z = jax.nn.logsumexp(logits, -1) - logits.mean(-1)
     np.testing.assert_allclose(log_z.mean(), np.log(V), atol=0.2)
+    offset = getattr(VARIANTS[name][1], "norm_offset", 0.0)
     for path, x in tree.flatten(fresh).items():
+        assert "scale" not in path or (x + offset == 1).all(), path
         if path.startswith("blocks/") and "kernel" in path:
             assert not np.array_equal(x[0], x[1]), f"{path}: two layers begin alike"
 
