@@ -21,13 +21,13 @@ def get_config(variant: str = ""):
     c.model.max_len = 256
     c.model.scan = False  # unrolled layers run faster on a CPU
 
-    c.train.steps = 600
-    c.train.batch_size = 16
+    c.train.steps = 450
+    c.train.batch_size = 8
     c.train.baseline = "trigram"
     c.train.sample_tokens = 120
     c.train.sample = "def "
-    c.eval.every = 200
-    c.checkpoints.every = 200
+    c.eval.every = 150
+    c.checkpoints.every = 150
 
     c.optimizer.lr = 2e-3
     c.optimizer.b2 = 0.95

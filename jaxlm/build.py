@@ -123,7 +123,7 @@ def validate(config: ConfigDict, devices: int = 0) -> None:
     if config.get("rules") not in rules.RULES:
         problems.append(f"rules: there are none named '{config.get('rules')}'{nearest(config.get('rules'), rules.RULES)} "
                         f"(choose from {', '.join(rules.RULES)})")
-    if not problems:
+    if len(values) == len(KINDS) + len(SECTIONS) and None not in values.values() and values["train"].accumulate > 0:
         problems += _cross(config, values, devices)
     if problems:
         raise UserError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the config:\n  " + "\n  ".join(problems))
@@ -147,7 +147,7 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
             sizes = mesh.sizes(values["mesh"], devices)
         except UserError as error:
             return [*out, str(error)]
-        rows = sizes["data"] * sizes["fsdp"]
+        rows = sizes["data"] * sizes["fsdp"]  # what rules split rows over
         for name, batch in (("train.batch_size / train.accumulate", train.batch_size // train.accumulate),
                             ("eval.batch_size", values["eval"].batch_size)):
             if batch % rows:

@@ -1,6 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The command line all commands share: a config page or a stored config, overrides, one clear line for a mistake."""
 import pathlib
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +33,6 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
                 raise UserError("--config is missing: name a page, as in --config=configs/gpt_tiny.py")
             return rest
         except UserError as error:
-            _fail(str(error))
-        except flags.Error as error:
             _fail(str(error))
         # A page is the user's code and ml_collections reports overrides by many types: all of them end here.
         except Exception as error:  # noqa: BLE001
@@ -72,18 +71,25 @@ def _define_config(argv: list[str], needs_run: bool) -> list[str]:
     path = pathlib.Path(stored)
     if not path.is_file():
         raise UserError(f"there is no config '{path}': " + ("is --workdir the folder of a run?" if needs_run else "name a page or a config.json"))
-    config_flags.DEFINE_config_dict("config", build.from_json(path.read_text(), str(path)), "The stored config.", lock_config=True)
-    return [a for a in joined if not a.startswith("--config=")]
+    rest = [a for a in joined if not a.startswith("--config=")]
+    found = build.from_json(path.read_text(), str(path))
+    config_flags.DEFINE_config_dict("config", found, "The stored config.", lock_config=True, sys_argv=rest)
+    return rest
 
 
 def _explain(error: Exception) -> str:
     """What the libraries behind the flags raise, as one line."""
     text = str(error.args[0]) if error.args else ""
+    guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
+    if guess:
+        return f"--config: there is no field '{guess[2]}', did you mean '{guess[1]}'?"
+    missing = isinstance(error, (AttributeError, KeyError)) and re.fullmatch(r"\W*(\w+)\W*", text)
+    if missing:
+        return f"--config: there is no field '{missing[1]}'"
     lines = [line for line in text.splitlines() if line.strip()]
-    last = lines[-1] if lines else ""
-    if isinstance(error, (AttributeError, KeyError)) and "Did you mean" in text:
-        return f"--config: no such field. {last}"
-    return f"--config: {type(error).__name__}: {' '.join(lines)}"
+    if "Traceback" in text:  # a page that raised: its last line says why
+        return lines[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+    return " ".join(lines) if isinstance(error, flags.Error) else f"--config: {type(error).__name__}: {' '.join(lines)}"
 
 
 def _fail(message: str) -> None:

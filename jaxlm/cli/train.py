@@ -39,7 +39,7 @@ def main(config: ConfigDict) -> None:
         experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
         print(build.to_json(config))
         experiments.write_atomically(workdir / "config.json", build.to_json(config))
-        experiments.write_atomically(workdir / "tokenizer.json", tokenizer.to_json())
+        experiments.write_atomically(workdir / "tokenizer.json", tokenizer.to_hf_json())
         state, _ = start.begin(run.section("start"), checkpoints, run.target, create=run.init)
         state, latest = fit(run, state, tokenizer, corpus, checkpoints, workdir, peak)
     finish.show(run, run.learned(state), tokenizer, latest, workdir)

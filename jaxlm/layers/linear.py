@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from jaxlm.core.types import Array
 from jaxlm.parallel import place
@@ -43,9 +44,12 @@ def einsum(equation: str, x: Array, w: Any, axes: Axes | None = None) -> Array:
     kind = KINDS.get(type(w))
     if kind is not None:
         return kind(equation, x, w, axes)
-    w = w.astype(x.dtype)
-    if axes is not None:
-        w = gathered(w, axes)
+    if axes is None or place.active() is None:
+        return _product(equation, x, w.astype(x.dtype))
+    return _split_product(equation, axes, x, w)
+
+
+def _product(equation: str, x: Array, w: Array) -> Array:
     if not _flat():
         return jnp.einsum(equation, x, w)
     rows = x.ndim - _contracted(equation)
@@ -54,6 +58,32 @@ def einsum(equation: str, x: Array, w: Any, axes: Axes | None = None) -> Array:
     # Two-dimensional products: XLA:CPU runs the gradient of a three-dimensional one at half speed.
     out = x.reshape(-1, math.prod(inner)) @ w.reshape(math.prod(inner), -1)
     return out.reshape(*lead, *outer)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _split_product(equation: str, axes: Axes, x: Array, w: Array) -> Array:
+    """The product with a stored weight, which is gathered for it, and for its gradient once more.
+
+    Left to autodiff, the gathered weights of all layers would be kept for the backward pass: the whole model on
+    every device.
+    """
+    return _product(equation, x, _whole(w.astype(x.dtype), axes))
+
+
+def _split_product_forward(equation, axes, x, w):
+    return _split_product(equation, axes, x, w), (x, w)
+
+
+def _split_product_backward(equation, axes, saved, d_y):
+    x, w = saved
+    # Without the barrier the compiler would find that it has gathered this weight before, and keep it.
+    stored, d_y = lax.optimization_barrier((w, d_y))
+    _, back = jax.vjp(functools.partial(_product, equation), x, _whole(stored.astype(x.dtype), axes))
+    d_x, d_w = back(d_y)
+    return d_x, place.constrain(d_w, *axes).astype(w.dtype)
+
+
+_split_product.defvjp(_split_product_forward, _split_product_backward)
 
 
 @functools.cache
@@ -75,24 +105,26 @@ def _flat() -> bool:
     return layout.platform == "cpu" and not layout.rules.acts.get("seq")
 
 
-def gathered(w: Array, axes: Axes) -> Array:
-    """A weight as a matmul uses it: whole along the axes that only storage splits, still split where activations are.
-
-    Its gradient goes back to how the weight is stored, so that it is scattered while it is summed.
-    """
-    return w if place.active() is None else _gathered(w, axes)
-
-
-# The axis of an activation that a weight's output meets; absent = not split while computing.
+# The axis of an activation that a weight's dimension meets; absent = whole while computing.
 _COMPUTE = {"vocab": "act_vocab", "heads": "act_heads", "kv_heads": "act_kv_heads", "mlp": "act_mlp"}
+
+
+def _whole(w: Array, axes: Axes) -> Array:
+    """A weight as it is computed with: whole along the axes that only storage splits, split where activations are."""
+    return place.constrain(w, *(_COMPUTE.get(axis) for axis in axes))
+
+
+def gathered(w: Array, axes: Axes) -> Array:
+    """A small weight or a table, gathered for use; its gradient goes back to how it is stored, summed on the way."""
+    return w if place.active() is None else _gathered(w, axes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _gathered(w: Array, axes: Axes) -> Array:
-    return place.constrain(w, *(_COMPUTE.get(axis) for axis in axes))
+    return _whole(w, axes)
 
 
-_gathered.defvjp(lambda w, axes: (_gathered(w, axes), None), lambda axes, _, d_w: (place.constrain(d_w, *axes),))
+_gathered.defvjp(lambda w, axes: (_whole(w, axes), None), lambda axes, _, d_w: (place.constrain(d_w, *axes),))
 
 
 class Linear(nnx.Module):

@@ -1,7 +1,11 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""What the compiler makes of a split model: weights are gathered and not activations, and nothing is replicated to be moved."""
+"""What the compiler makes of a split model: weights are gathered and not activations, layer by layer, and let go again."""
 import collections
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +16,58 @@ from jaxlm.models import gpt, llama
 from jaxlm.ops.loss import cross_entropy
 from jaxlm.parallel import mesh, place, rules
 
-B, L, V = 16, 32, 128
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# No two sizes alike, so that a shape in the compiler's text says what it is.
+ROWS, LENGTH, VOCAB, LAYERS, EMBED, MLP = 16, 24, 128, 3, 64, 192
 MODELS = {
-    "gpt": gpt.build(gpt.Config(vocab_size=V, max_len=L, layers=2, heads=4, embed=64)),
-    "llama": llama.build(llama.Config(vocab_size=V, layers=2, heads=4, kv_heads=2, embed=64, mlp=192)),
+    "gpt": gpt.build(gpt.Config(vocab_size=VOCAB, max_len=LENGTH, layers=LAYERS, heads=4, embed=EMBED, mlp=MLP)),
+    "llama": llama.build(llama.Config(vocab_size=VOCAB, layers=LAYERS, heads=4, kv_heads=2, embed=EMBED, mlp=MLP)),
 }
 MESHES = {"fsdp": mesh.Config(data=2, fsdp=4), "fsdp_tp": mesh.Config(data=2, fsdp=2, tensor=2)}
+CASES = [(name, rule) for name in MODELS for rule in MESHES]
 
 
-@pytest.mark.parametrize("rule", MESHES)
-@pytest.mark.parametrize("name", MODELS)
-def test_collectives(name, rule, capfd):
-    """Fails if `linear.gathered` returns its argument (all-to-alls appear), or Embed drops its constraint (a warning)."""
+def gradient(name: str, rule: str) -> str:
+    """The optimized program of the gradient."""
     model, layout = MODELS[name], place.Layout(mesh.make(MESHES[rule]), rules.find(rule))
-    tokens = np.arange(B * L, dtype=np.int32).reshape(B, L) % V
 
-    def loss(params, batch):
-        out = model.apply(params, batch)
-        return cross_entropy(out.hidden, out.table, batch["tokens"], jnp.ones(batch["tokens"].shape))["loss"].value
+    def loss(params, tokens):
+        out = model.apply(params, {"tokens": tokens})
+        return cross_entropy(out.hidden, out.table, tokens, jnp.ones(tokens.shape))["loss"].value
 
     with place.use(layout):
         shardings = place.shardings(model.axes(), layout, model.abstract)
         params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), model.abstract, shardings)
-        compiled = jax.jit(jax.grad(loss), out_shardings=shardings).lower(params, place.put({"tokens": tokens}, layout, B)).compile()
-    assert "Involuntary full rematerialization" not in capfd.readouterr().err
+        tokens = place.put({"tokens": np.zeros((ROWS, LENGTH), np.int32)}, layout, ROWS)["tokens"]
+        return jax.jit(jax.grad(loss), out_shardings=shardings).lower(params, tokens).compile().as_text()
+
+
+@pytest.mark.parametrize("name,rule", CASES)
+def test_collectives(name, rule):
+    """Fails if Embed drops its constraint (collective-permutes), or `einsum` leaves its gradient to autodiff (kept weights)."""
+    text = gradient(name, rule)
+    shapes = lambda part: {tuple(int(n) for n in s.split(",") if n) for s in re.findall(r"f32\[([\d,]*)\]", part)}
     found = collections.defaultdict(set)
-    for line in compiled.as_text().splitlines():
+    for line in text.splitlines():
         op = re.match(r"\s*(?:ROOT )?%?\S+ = (.+?) (all-gather|all-to-all|collective-permute)(?:-start)?\(", line)
         if op:
-            found[op[2]] |= {tuple(int(n) for n in s.split(",") if n) for s in re.findall(r"\w+\[([\d,]*)\]", op[1])}
+            found[op[2]] |= shapes(op[1])
     assert found.keys() == {"all-gather"}, dict(found)
-    # An activation would have its local rows and all its positions.
-    assert not [s for s in found["all-gather"] if L in s[:-1] and s != (L, 64)], found["all-gather"]
+    # An activation would have its positions before its features; only the table of positions begins with them.
+    assert not [s for s in found["all-gather"] if LENGTH in s[1:-1]], found["all-gather"]
+    # A whole weight of all layers at once would be the model on every device.
+    part = MLP // MESHES[rule].tensor
+    assert not shapes(text) & {(LAYERS, EMBED, part), (LAYERS, part, EMBED)}
+
+
+def test_nothing_is_replicated_to_be_moved():
+    """The compiler says so on its own standard error, which conftest quiets: hence another process.
+
+    Fails if Embed drops its constraint.
+    """
+    code = "import jax; jax.config.update('jax_num_cpu_devices', 8)\nfrom tests.layers import test_sharding as t\n"
+    code += "for case in t.CASES: t.gradient(*case)"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "0"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "Involuntary full rematerialization" not in run.stderr
