@@ -21,17 +21,17 @@ def get_config(variant: str = ""):
     c.model.max_len = 256
     c.model.scan = False  # unrolled layers run faster on a CPU
 
-    c.train.steps = 450
+    c.train.steps = 300
     c.train.batch_size = 8
     c.train.baseline = "trigram"
     c.train.sample_tokens = 120
     c.train.sample = "def "
-    c.eval.every = 150
-    c.checkpoints.every = 150
+    c.eval.every = 100
+    c.checkpoints.every = 100
 
     c.optimizer.lr = 2e-3
     c.optimizer.b2 = 0.95
     c.optimizer.weight_decay = 0.1
     c.schedule.name = "cosine"
-    c.schedule.warmup = 50
+    c.schedule.warmup = 30
     return build.variant(c, variant)

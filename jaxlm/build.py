@@ -200,6 +200,13 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.copy_and_resolve_references().to_dict(), indent=2, sort_keys=True)
 
 
+def show(config: ConfigDict) -> str:
+    """The resolved config for reading: a line for each section."""
+    stored = json.loads(to_json(config))
+    line = lambda value: " ".join(f"{k}={v!r}" if isinstance(v, str) else f"{k}={v}" for k, v in value.items())
+    return "\n".join(f"{name:12}{line(value) if isinstance(value, dict) else value}" for name, value in stored.items())
+
+
 def from_json(text: str, where: str = "config") -> ConfigDict:
     """The locked config that `to_json` wrote; UserError when it is not one."""
     try:

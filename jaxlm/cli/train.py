@@ -37,7 +37,7 @@ def main(config: ConfigDict) -> None:
         f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), peak {count(peak)} FLOP/s each ({origin})")
     with place.use(run.layout), Checkpoints(workdir / "checkpoints", run.section("checkpoints")) as checkpoints:
         experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
-        print(build.to_json(config))
+        print(build.show(config))
         experiments.write_atomically(workdir / "config.json", build.to_json(config))
         experiments.write_atomically(workdir / "tokenizer.json", tokenizer.to_hf_json())
         state, _ = start.begin(run.section("start"), checkpoints, run.target, create=run.init)

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Multi-head attention as a layer: projections, rotary positions, a cache, and the backend that suits the platform."""
+
 import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
@@ -78,7 +79,15 @@ class Attention(nnx.Module):
             if cache is not None:
                 k, v, store = cache.extend(k, v)
             out = attend(
-                q, k, v, mask, scale=self.scale, soft_cap=self.soft_cap, bias=bias, rate=self.rate, key=key,
+                q,
+                k,
+                v,
+                mask,
+                scale=self.scale,
+                soft_cap=self.soft_cap,
+                bias=bias,
+                rate=self.rate,
+                key=key,
                 backend=backend(self.backend),
             )
             out = constrain(checkpoint_name(out, "context"), "batch", "seq", "act_heads", None)

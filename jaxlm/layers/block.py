@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """One transformer block: attention and feed-forward with residuals, in the three orders of norms in use."""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,9 @@ class Block(nnx.Module):
         x = self._residual(x, self.mlp, self.norm2, self.post_norm2, keys[2])
         return x, store
 
-    def _residual(self, x: Array, f: Callable, norm: nnx.Module, post_norm: nnx.Module | None, key: Array | None) -> Array:
+    def _residual(
+        self, x: Array, f: Callable, norm: nnx.Module, post_norm: nnx.Module | None, key: Array | None
+    ) -> Array:
         y = f(x if self.order == "post" else norm(x))
         if post_norm is not None:
             y = post_norm(y)

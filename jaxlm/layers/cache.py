@@ -3,6 +3,7 @@
 
 Letters: B rows, T positions of this call, S slots, K key/value heads, H size of a head.
 """
+
 import dataclasses
 from typing import Any
 

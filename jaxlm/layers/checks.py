@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """What a model's config must hold, each check giving sentences that name the field and the way out."""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,13 +38,19 @@ def one_of(config: Any, **choices: Sequence[str]) -> list[str]:
 
 
 def rates(config: Any, *fields: str) -> list[str]:
-    return [f"{f} is {getattr(config, f)}: a dropout rate is in [0, 1)" for f in fields if not 0 <= getattr(config, f) < 1]
+    return [
+        f"{f} is {getattr(config, f)}: a dropout rate is in [0, 1)" for f in fields if not 0 <= getattr(config, f) < 1
+    ]
 
 
 def common(config: Any) -> list[str]:
     """The fields that every transformer here has."""
     return one_of(
-        config, activation=tuple(ACTIVATIONS), attention_backend=("auto", *BACKENDS), dtype=_FLOATS, param_dtype=_FLOATS,
+        config,
+        activation=tuple(ACTIVATIONS),
+        attention_backend=("auto", *BACKENDS),
+        dtype=_FLOATS,
+        param_dtype=_FLOATS,
         remat=tuple(REMAT),
     )
 

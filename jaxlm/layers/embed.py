@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Tokens to vectors: a table, positions that are learned or sinusoidal, sentence types, and the table of an untied head."""
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -36,7 +37,9 @@ class Embed(nnx.Module):
         self.kind, self.scale, self.rate, self.dtype, self.size = positions, scale, rate, dtype, size
         self.tokens = param(rngs, (vocab_size, size), "vocab", "embed", init=init, dtype=param_dtype)
         learned = positions == "learned"
-        self.positions = param(rngs, (max_len, size), "positions", "embed", init=init, dtype=param_dtype) if learned else None
+        self.positions = (
+            param(rngs, (max_len, size), "positions", "embed", init=init, dtype=param_dtype) if learned else None
+        )
         self.types = param(rngs, (types, size), "types", "embed", init=init, dtype=param_dtype) if types else None
 
     def __call__(self, tokens: Array, positions: Array, types: Array | None = None, key: Array | None = None) -> Array:
@@ -68,7 +71,9 @@ class Embed(nnx.Module):
 class Head(nnx.Module):
     """The unembedding table of a model that does not tie it: head/table [V, D]."""
 
-    def __init__(self, rngs: nnx.Rngs, vocab_size: int, size: int, *, param_dtype: str = "float32", init: Init = normal()):
+    def __init__(
+        self, rngs: nnx.Rngs, vocab_size: int, size: int, *, param_dtype: str = "float32", init: Init = normal()
+    ):
         self.table = param(rngs, (vocab_size, size), "vocab", "embed", init=init, dtype=param_dtype)
 
     def __call__(self) -> Array:

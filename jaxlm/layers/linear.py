@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Weights and the one way to multiply by them: parameters with axis names, and an einsum that acts by the kind of leaf."""
+
 import functools
 import math
 from collections.abc import Callable
@@ -24,7 +25,9 @@ def normal(std: float = 0.02) -> Init:
 zeros, ones = nnx.initializers.zeros, nnx.initializers.ones
 
 
-def param(rngs: nnx.Rngs, shape: tuple[int, ...], *axes: str | None, init: Init = normal(), dtype: str = "float32") -> nnx.Param:
+def param(
+    rngs: nnx.Rngs, shape: tuple[int, ...], *axes: str | None, init: Init = normal(), dtype: str = "float32"
+) -> nnx.Param:
     """A parameter with one logical axis name (or None) a dimension, by which rules place it."""
     if len(axes) != len(shape):
         raise ValueError(f"{len(axes)} axis names {axes} for a parameter of shape {shape}")
@@ -93,7 +96,9 @@ def _contracted(equation: str) -> int:
     x, w = inputs.split(",")
     shared = "".join(letter for letter in x if letter in w)
     if not shared or not x.endswith(shared) or not w.startswith(shared) or out != x[: -len(shared)] + w[len(shared) :]:
-        raise ValueError(f"einsum '{equation}': the last dimensions of x must be the first of the weight, and nothing else shared")
+        raise ValueError(
+            f"einsum '{equation}': the last dimensions of x must be the first of the weight, and nothing else shared"
+        )
     return len(shared)
 
 

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The feed-forward part of a block, gated (GLU) or not."""
+
 import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
@@ -28,7 +29,9 @@ class Mlp(nnx.Module):
     ):
         self.activation = activation
         self.up = Linear(rngs, (size,), (hidden,), ("embed", "mlp"), bias=bias, init=init, dtype=dtype)
-        self.gate = Linear(rngs, (size,), (hidden,), ("embed", "mlp"), bias=bias, init=init, dtype=dtype) if gated else None
+        self.gate = (
+            Linear(rngs, (size,), (hidden,), ("embed", "mlp"), bias=bias, init=init, dtype=dtype) if gated else None
+        )
         self.down = Linear(rngs, (hidden,), (size,), ("mlp", "embed"), bias=bias, init=out_init, dtype=dtype)
 
     def __call__(self, x: Array) -> Array:

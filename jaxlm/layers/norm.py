@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Normalisation of features, computed in float32 and returned in the input's type."""
+
 import jax
 import jax.numpy as jnp
 from flax import nnx

@@ -3,6 +3,7 @@
 
 Scan compiles in time independent of depth; unrolled runs faster on CPU and on one GPU. The numbers are the same.
 """
+
 from collections.abc import Callable
 from typing import Any
 

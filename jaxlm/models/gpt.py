@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """GPT-2 (Radford et al. 2019): pre-norm transformer decoder with learned positions, tanh GELU and a tied head."""
+
 import dataclasses
 
 import jax
@@ -64,8 +65,17 @@ class GPT(nnx.Module):
 
         def layer(rngs: nnx.Rngs) -> Block:
             attention = Attention(
-                rngs, c.embed, c.heads, c.heads, c.embed // c.heads, qkv_bias=c.bias, out_bias=c.bias,
-                rate=c.attention_dropout, backend=c.attention_backend, out_init=out_init, **common,
+                rngs,
+                c.embed,
+                c.heads,
+                c.heads,
+                c.embed // c.heads,
+                qkv_bias=c.bias,
+                out_bias=c.bias,
+                rate=c.attention_dropout,
+                backend=c.attention_backend,
+                out_init=out_init,
+                **common,
             )
             mlp = Mlp(
                 rngs, c.embed, c.mlp or 4 * c.embed, activation=c.activation, bias=c.bias, out_init=out_init, **common
@@ -73,12 +83,21 @@ class GPT(nnx.Module):
             return Block(attention, mlp, lambda: self._norm(rngs), rate=c.residual_dropout)
 
         self.embed = Embed(
-            rngs, c.vocab_size, c.embed, max_len=c.max_len, positions=c.positions, rate=c.embed_dropout,
-            dtype=c.dtype, param_dtype=c.param_dtype, init=init,
+            rngs,
+            c.vocab_size,
+            c.embed,
+            max_len=c.max_len,
+            positions=c.positions,
+            rate=c.embed_dropout,
+            dtype=c.dtype,
+            param_dtype=c.param_dtype,
+            init=init,
         )
         self.blocks = stack.make(rngs, c.layers, layer)
         self.norm = self._norm(rngs)
-        self.head = None if c.tie_embeddings else Head(rngs, c.vocab_size, c.embed, param_dtype=c.param_dtype, init=init)
+        self.head = (
+            None if c.tie_embeddings else Head(rngs, c.vocab_size, c.embed, param_dtype=c.param_dtype, init=init)
+        )
 
     def _norm(self, rngs: nnx.Rngs) -> LayerNorm:
         c = self.config
@@ -95,7 +114,12 @@ class GPT(nnx.Module):
             return block(x, span.mask, cache=span.view(store, layer), key=key), None
 
         (x, store), _ = stack.run(
-            self.blocks, (x, span.store), call, layers=c.layers, scan=c.scan, key=key,
+            self.blocks,
+            (x, span.store),
+            call,
+            layers=c.layers,
+            scan=c.scan,
+            key=key,
             remat=c.remat if cache is None else "none",
         )
         table = self.embed.table() if self.head is None else self.head()

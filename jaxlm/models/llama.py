@@ -3,6 +3,7 @@
 
 By fields alone: Llama 2 and 3, Mistral, Qwen 2 and 3, Gemma 1, 2 and 3 (text).
 """
+
 import dataclasses
 
 import jax
@@ -93,9 +94,13 @@ class Config:
         if self.heads > 0 and self.size_head_dim % 2:
             out.append(f"head_dim is {self.size_head_dim}: rotary positions need an even size")
         if not self.window_pattern or set(self.window_pattern) - set("LG"):
-            out.append(f"window_pattern is '{self.window_pattern}': it is made of L (local) and G (global), such as 'LG'")
+            out.append(
+                f"window_pattern is '{self.window_pattern}': it is made of L (local) and G (global), such as 'LG'"
+            )
         if self.rope_scaling in ("llama3", "yarn") and self.rope_original_len < 1:
-            out.append(f"rope_original_len is {self.rope_original_len}: rope_scaling={self.rope_scaling} needs the length of the first training")
+            out.append(
+                f"rope_original_len is {self.rope_original_len}: rope_scaling={self.rope_scaling} needs the length of the first training"
+            )
         return out
 
 
@@ -109,9 +114,21 @@ class Llama(nnx.Module):
 
         def layer(rngs: nnx.Rngs) -> Block:
             attention = Attention(
-                rngs, c.embed, c.heads, c.size_kv_heads, c.size_head_dim, qkv_bias=c.qkv_bias, out_bias=c.out_bias,
-                qk_norm=c.qk_norm, norm_eps=c.norm_eps, norm_offset=c.norm_offset, scale=c.query_scale,
-                soft_cap=c.attention_soft_cap, rate=c.attention_dropout, backend=c.attention_backend, out_init=out_init,
+                rngs,
+                c.embed,
+                c.heads,
+                c.size_kv_heads,
+                c.size_head_dim,
+                qkv_bias=c.qkv_bias,
+                out_bias=c.out_bias,
+                qk_norm=c.qk_norm,
+                norm_eps=c.norm_eps,
+                norm_offset=c.norm_offset,
+                scale=c.query_scale,
+                soft_cap=c.attention_soft_cap,
+                rate=c.attention_dropout,
+                backend=c.attention_backend,
+                out_init=out_init,
                 **common,
             )
             mlp = Mlp(
@@ -121,12 +138,20 @@ class Llama(nnx.Module):
             return Block(attention, mlp, lambda: self._norm(rngs), order=order, rate=c.residual_dropout)
 
         self.embed = Embed(
-            rngs, c.vocab_size, c.embed, scale=c.embed**0.5 if c.embed_scale else 1.0, rate=c.embed_dropout,
-            dtype=c.dtype, param_dtype=c.param_dtype, init=init,
+            rngs,
+            c.vocab_size,
+            c.embed,
+            scale=c.embed**0.5 if c.embed_scale else 1.0,
+            rate=c.embed_dropout,
+            dtype=c.dtype,
+            param_dtype=c.param_dtype,
+            init=init,
         )
         self.blocks = stack.make(rngs, c.layers, layer)
         self.norm = self._norm(rngs)
-        self.head = None if c.tie_embeddings else Head(rngs, c.vocab_size, c.embed, param_dtype=c.param_dtype, init=init)
+        self.head = (
+            None if c.tie_embeddings else Head(rngs, c.vocab_size, c.embed, param_dtype=c.param_dtype, init=init)
+        )
 
     def _norm(self, rngs: nnx.Rngs) -> RMSNorm:
         c = self.config
@@ -150,7 +175,13 @@ class Llama(nnx.Module):
             return block(x, mask, cache=span.view(store, layer), key=key, rotary=angles), None
 
         (x, store), _ = stack.run(
-            self.blocks, (x, span.store), call, layers=c.layers, scan=c.scan, key=key, inputs=inputs,
+            self.blocks,
+            (x, span.store),
+            call,
+            layers=c.layers,
+            scan=c.scan,
+            key=key,
+            inputs=inputs,
             remat=c.remat if cache is None else "none",
         )
         table = self.embed.table() if self.head is None else self.head()
@@ -160,11 +191,22 @@ class Llama(nnx.Module):
         """Sine and cosine of every position, once for all layers; [0] global and [1] local where the two differ."""
         c = self.config
         with jax.named_scope("rope"):
-            everywhere = rope.angles(positions, *rope.frequencies(
-                c.size_head_dim, c.rope_theta, scaling=c.rope_scaling, factor=c.rope_factor, original_len=c.rope_original_len,
-                low=c.rope_low, high=c.rope_high, beta_fast=c.rope_beta_fast, beta_slow=c.rope_beta_slow,
-                truncate=c.rope_truncate, attention_factor=c.rope_attention_factor,
-            ))
+            everywhere = rope.angles(
+                positions,
+                *rope.frequencies(
+                    c.size_head_dim,
+                    c.rope_theta,
+                    scaling=c.rope_scaling,
+                    factor=c.rope_factor,
+                    original_len=c.rope_original_len,
+                    low=c.rope_low,
+                    high=c.rope_high,
+                    beta_fast=c.rope_beta_fast,
+                    beta_slow=c.rope_beta_slow,
+                    truncate=c.rope_truncate,
+                    attention_factor=c.rope_attention_factor,
+                ),
+            )
             if not c.rope_local_theta:
                 return everywhere
             local = rope.angles(positions, *rope.frequencies(c.size_head_dim, c.rope_local_theta))

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Activation functions by name. Each is computed in float32 and rounded once: on bfloat16 every step would round."""
+
 from collections.abc import Callable
 
 import jax
@@ -23,6 +24,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def find(name: str) -> Callable[[Array], Array]:
     """The activation of that name; UserError with the nearest name when there is none."""
     if name not in ACTIVATIONS:
-        raise UserError(f"activation '{name}' does not exist{nearest(name, ACTIVATIONS)} There are: {', '.join(ACTIVATIONS)}.")
+        raise UserError(
+            f"activation '{name}' does not exist{nearest(name, ACTIVATIONS)} There are: {', '.join(ACTIVATIONS)}."
+        )
     function = ACTIVATIONS[name]
     return lambda x: function(x.astype(jnp.float32)).astype(x.dtype)

@@ -5,6 +5,7 @@ Letters: B rows, T queries, S keys, N heads, K key/value heads (N = K * G), H si
 Scores and softmax are float32. Keys and values of grouped heads are never repeated in memory. A row that sees
 nothing gives the mean of all values: finite, and so are its gradients.
 """
+
 from collections.abc import Callable
 from functools import partial
 
@@ -43,7 +44,9 @@ def attend(
     rate, key   dropout of attention weights; no key, no dropout
     """
     if backend not in BACKENDS:
-        raise UserError(f"attention backend '{backend}' does not exist{nearest(backend, BACKENDS)} There are: {', '.join(BACKENDS)}.")
+        raise UserError(
+            f"attention backend '{backend}' does not exist{nearest(backend, BACKENDS)} There are: {', '.join(BACKENDS)}."
+        )
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"{q.shape[2]} heads are not a multiple of {k.shape[2]} key/value heads")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -56,7 +59,9 @@ def _xla(q, k, v, mask, scale, soft_cap, bias, rate, key):
     K, S = k.shape[2], k.shape[1]
     q = q.reshape(B, T, K, N // K, H)
     s = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32) * scale
-    p = _weights(s, masks.dense(mask, T, S)[:, :, None], soft_cap, None if bias is None else bias.reshape(-1, K, N // K, T, S))
+    p = _weights(
+        s, masks.dense(mask, T, S)[:, :, None], soft_cap, None if bias is None else bias.reshape(-1, K, N // K, T, S)
+    )
     p = dropout(p, rate, key).astype(v.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", p, v).reshape(B, T, N, H)
 

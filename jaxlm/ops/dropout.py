@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Dropout as a function of a key; no key, no dropout."""
+
 import jax
 import jax.numpy as jnp
 

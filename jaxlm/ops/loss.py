@@ -3,6 +3,7 @@
 
 Letters: B rows, L positions, D features, V vocabulary, C positions of a chunk.
 """
+
 import functools
 
 import jax
@@ -36,7 +37,9 @@ def cross_entropy(
     """
     length = hidden.shape[1]
     if chunks < 1 or length % chunks:
-        raise ValueError(f"a length of {length} cannot be cut into {chunks} chunks: choose chunks that divide it, or pad the rows")
+        raise ValueError(
+            f"a length of {length} cannot be cut into {chunks} chunks: choose chunks that divide it, or pad the rows"
+        )
     weights = weights.astype(jnp.float32)
     chunk = functools.partial(_chunk, table, bias, soft_cap, z_loss, label_smoothing)
     if chunks == 1:
@@ -46,7 +49,9 @@ def cross_entropy(
         chunk = jax.checkpoint(chunk, prevent_cse=False)
         start = {name: jnp.zeros((), jnp.float32) for name in ("loss", "nll", "z_loss", "accuracy")}
         sums, _ = lax.scan(
-            lambda total, xs: (jax.tree.map(jnp.add, total, chunk(*xs)), None), start, tuple(map(cut, (hidden, targets, weights)))
+            lambda total, xs: (jax.tree.map(jnp.add, total, chunk(*xs)), None),
+            start,
+            tuple(map(cut, (hidden, targets, weights))),
         )
     weight = jnp.sum(weights)
     return {name: Mean(total, weight) for name, total in sums.items()}

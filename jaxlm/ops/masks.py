@@ -3,6 +3,7 @@
 
 Letters: B rows, T queries, S keys.
 """
+
 import dataclasses
 
 import jax

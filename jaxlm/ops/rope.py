@@ -3,6 +3,7 @@
 
 Letters: B rows, T positions, N heads, H size of a head, R = rotated pairs (H / 2 unless only a part is rotated).
 """
+
 import math
 
 import jax
@@ -43,9 +44,13 @@ def frequencies(
     if head_dim % 2:
         raise UserError(f"head_dim is {head_dim}: rotary positions need an even size")
     if scaling not in SCALINGS:
-        raise UserError(f"rope scaling '{scaling}' does not exist{nearest(scaling, SCALINGS)} There are: {', '.join(SCALINGS)}.")
+        raise UserError(
+            f"rope scaling '{scaling}' does not exist{nearest(scaling, SCALINGS)} There are: {', '.join(SCALINGS)}."
+        )
     if scaling in ("llama3", "yarn") and original_len < 1:
-        raise UserError(f"rope scaling '{scaling}' needs the length that the model was first trained at, and it is {original_len}")
+        raise UserError(
+            f"rope scaling '{scaling}' needs the length that the model was first trained at, and it is {original_len}"
+        )
     exponent = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     if scaling == "ntk":
         theta = theta * factor ** (head_dim / (head_dim - 2))
@@ -66,6 +71,7 @@ def frequencies(
 
 def _ramp(head_dim: int, theta: float, original_len: int, fast: float, slow: float, truncate: bool) -> np.ndarray:
     """YaRN's gamma turned round: 0 for pairs that turn often within original_len, 1 for those that hardly turn."""
+
     def pair(rotations: float) -> float:
         return head_dim * math.log(original_len / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 

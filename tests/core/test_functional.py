@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The contract between a model and all else is functions of dicts: plain JAX, Linen and NNX stand behind it alike."""
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,9 @@ def test_contract(name):
     with place.use(layout):
         shardings = place.shardings(model.axes(), layout, model.abstract)
         params = jax.jit(model.init, out_shardings=shardings)(jax.random.key(0))
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, x.dtype), model.abstract)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), model.abstract
+        )
         values = Plain().init(jax.random.key(1))
         params = jax.tree.map(lambda old, new: jax.device_put(new, old.sharding), params, values)
         batch = {"tokens": jnp.arange(32).reshape(8, 4) % V}

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The einsum: two-dimensional or not the same numbers, by the kind of leaf, and clear on equations it cannot do."""
+
 import dataclasses
 
 import jax
@@ -12,7 +13,11 @@ from jaxlm.layers import linear
 from jaxlm.layers.embed import sinusoidal
 
 RNG = np.random.default_rng(0)
-CASES = {"btd,dnh->btnh": ((2, 3, 4), (4, 5, 6)), "btnh,nhd->btd": ((2, 3, 5, 6), (5, 6, 4)), "bd,df->bf": ((2, 4), (4, 7))}
+CASES = {
+    "btd,dnh->btnh": ((2, 3, 4), (4, 5, 6)),
+    "btnh,nhd->btd": ((2, 3, 5, 6), (5, 6, 4)),
+    "bd,df->bf": ((2, 4), (4, 7)),
+}
 
 
 @pytest.mark.parametrize("equation", CASES)
@@ -32,6 +37,7 @@ def test_equations_it_cannot_do(equation):
 
 def test_other_kinds_of_leaf(monkeypatch):
     """A weight of another type acts by its own function, also stacked and scanned, with no change to a layer."""
+
     @jax.tree_util.register_dataclass
     @dataclasses.dataclass(frozen=True)
     class Scaled:

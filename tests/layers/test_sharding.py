@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """What the compiler makes of a split model: weights are gathered and not activations, layer by layer, and let go again."""
+
 import collections
 import os
 import pathlib
@@ -37,7 +38,9 @@ def gradient(name: str, rule: str) -> str:
 
     with place.use(layout):
         shardings = place.shardings(model.axes(), layout, model.abstract)
-        params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), model.abstract, shardings)
+        params = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), model.abstract, shardings
+        )
         tokens = place.put({"tokens": np.zeros((ROWS, LENGTH), np.int32)}, layout, ROWS)["tokens"]
         return jax.jit(jax.grad(loss), out_shardings=shardings).lower(params, tokens).compile().as_text()
 
@@ -68,6 +71,8 @@ def test_nothing_is_replicated_to_be_moved():
     code = "import jax; jax.config.update('jax_num_cpu_devices', 8)\nfrom tests.layers import test_sharding as t\n"
     code += "for case in t.CASES: t.gradient(*case)"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "0"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     assert "Involuntary full rematerialization" not in run.stderr

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The stack: keys and inputs of each layer, scanned or unrolled or shared, and blocks in their three orders."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,10 +25,20 @@ def linear(rngs):
 
 def fold(blocks, scan, remat="none", shared=False):
     call = lambda block, x, layer, key, inputs: (
-        block(x) * inputs["scale"] + layer, (jax.random.key_data(key), inputs["scale"]))
+        block(x) * inputs["scale"] + layer,
+        (jax.random.key_data(key), inputs["scale"]),
+    )
     return stack.run(
-        blocks, X, call, layers=LAYERS, scan=scan, remat=remat, shared=shared, key=jax.random.key(7),
-        inputs={"scale": [1.0, 2.0, 3.0]})
+        blocks,
+        X,
+        call,
+        layers=LAYERS,
+        scan=scan,
+        remat=remat,
+        shared=shared,
+        key=jax.random.key(7),
+        inputs={"scale": [1.0, 2.0, 3.0]},
+    )
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -39,7 +50,9 @@ def test_scan_is_unrolled(shared):
     for out in outs[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), out, outs[0])
     keys, scales = outs[0][1]
-    np.testing.assert_array_equal(keys, [jax.random.key_data(jax.random.fold_in(jax.random.key(7), i)) for i in range(LAYERS)])
+    np.testing.assert_array_equal(
+        keys, [jax.random.key_data(jax.random.fold_in(jax.random.key(7), i)) for i in range(LAYERS)]
+    )
     np.testing.assert_array_equal(scales, [1, 2, 3])
     x = X
     for i in range(LAYERS):

@@ -3,6 +3,7 @@
 
 A variant is a family with fields; a family without one here fails. Tolerances are stated where numbers are compared.
 """
+
 import dataclasses
 import functools
 import pathlib
@@ -22,15 +23,52 @@ from jaxlm.parallel import rules
 V, L = 31, 12
 VARIANTS = {
     "gpt": (gpt, gpt.Config(vocab_size=V, max_len=16, layers=2, heads=4, embed=24)),
-    "gpt_sinusoidal": (gpt, gpt.Config(
-        vocab_size=V, layers=2, heads=3, embed=24, mlp=32, positions="sinusoidal", bias=False, tie_embeddings=False,
-        activation="relu2", scan=False)),
+    "gpt_sinusoidal": (
+        gpt,
+        gpt.Config(
+            vocab_size=V,
+            layers=2,
+            heads=3,
+            embed=24,
+            mlp=32,
+            positions="sinusoidal",
+            bias=False,
+            tie_embeddings=False,
+            activation="relu2",
+            scan=False,
+        ),
+    ),
     "llama": (llama, llama.Config(vocab_size=V, layers=2, heads=4, kv_heads=2, embed=24, mlp=32)),
-    "llama_all": (llama, llama.Config(
-        vocab_size=V, layers=3, heads=4, kv_heads=2, head_dim=8, embed=24, mlp=32, activation="gelu_tanh", norm_offset=1.0,
-        sandwich=True, qk_norm=True, qkv_bias=True, out_bias=True, mlp_bias=True, tie_embeddings=True, embed_scale=True,
-        query_scale=0.5, attention_soft_cap=5.0, logit_soft_cap=8.0, window=3, window_pattern="LLG", rope_local_theta=100.0,
-        rope_scaling="yarn", rope_factor=2.0, rope_original_len=8)),
+    "llama_all": (
+        llama,
+        llama.Config(
+            vocab_size=V,
+            layers=3,
+            heads=4,
+            kv_heads=2,
+            head_dim=8,
+            embed=24,
+            mlp=32,
+            activation="gelu_tanh",
+            norm_offset=1.0,
+            sandwich=True,
+            qk_norm=True,
+            qkv_bias=True,
+            out_bias=True,
+            mlp_bias=True,
+            tie_embeddings=True,
+            embed_scale=True,
+            query_scale=0.5,
+            attention_soft_cap=5.0,
+            logit_soft_cap=8.0,
+            window=3,
+            window_pattern="LLG",
+            rope_local_theta=100.0,
+            rope_scaling="yarn",
+            rope_factor=2.0,
+            rope_original_len=8,
+        ),
+    ),
 }
 WINDOWED = {"llama_all"}  # whose layers do not all reach every earlier position
 parametrize = pytest.mark.parametrize("name", VARIANTS)
@@ -47,7 +85,8 @@ def params(name: str):
     """Every parameter random, biases and norms too, and large enough that attention is far from uniform."""
     draw = np.random.default_rng(0)
     return tree.map_with_path(
-        lambda path, x: np.asarray(0.1 * ("scale" in path) + 0.3 * draw.standard_normal(x.shape), x.dtype), model(name).abstract
+        lambda path, x: np.asarray(0.1 * ("scale" in path) + 0.3 * draw.standard_normal(x.shape), x.dtype),
+        model(name).abstract,
     )
 
 
@@ -102,7 +141,9 @@ def close(found, expected, tolerance=2e-5):
 
 def test_every_family_is_here():
     folder = pathlib.Path(jaxlm.models.__file__).parent
-    families = {p.stem for p in folder.glob("*.py") if "\ndef build(" in p.read_text() and "\nclass Config" in p.read_text()}
+    families = {
+        p.stem for p in folder.glob("*.py") if "\ndef build(" in p.read_text() and "\nclass Config" in p.read_text()
+    }
     assert families <= {module.__name__.rpartition(".")[2] for module, _ in VARIANTS.values()}, "add a variant above"
 
 
@@ -148,7 +189,10 @@ def test_causal_by_gradient(name):
 
     def hidden(table):
         p = params(name)
-        return built.apply({**p, "embed": {**p["embed"], "tokens": table}}, {"tokens": tokens}).hidden[0] @ WEIGHT[:L, :24].T
+        return (
+            built.apply({**p, "embed": {**p["embed"], "tokens": table}}, {"tokens": tokens}).hidden[0]
+            @ WEIGHT[:L, :24].T
+        )
 
     def jacobian(table):
         _, back = jax.vjp(hidden, table)
@@ -244,8 +288,9 @@ def remat_grads(remat, scan, rate=0.0):
     return traced.lower().compile()(params("llama")), "prevent_cse" in str(traced.jaxpr)
 
 
-@pytest.mark.parametrize("remat,scan,rate", [
-    *((r, True, 0.0) for r in REMAT if r != "none"), ("full", False, 0.0), ("full", True, 0.2)])
+@pytest.mark.parametrize(
+    "remat,scan,rate", [*((r, True, 0.0) for r in REMAT if r != "none"), ("full", False, 0.0), ("full", True, 0.2)]
+)
 def test_remat_changes_nothing(remat, scan, rate):
     """Fails if a policy drops a gradient, or dropout is drawn anew in the second pass."""
     grads, again = remat_grads(remat, scan, rate)
@@ -286,14 +331,24 @@ def test_beyond_a_table_is_nan():
         assert np.isnan(out.hidden[0, 0]).all() and np.isfinite(out.hidden[1]).all()
 
 
-@pytest.mark.parametrize("module,changes,words", [
-    (gpt, {}, ["vocab_size is 0"]),
-    (gpt, dict(vocab_size=V, embed=25, heads=4, activation="gelo", remat="ful", residual_dropout=1.0),
-     ["multiple of heads=4", "did you mean 'gelu'", "remat is 'ful'", "residual_dropout"]),
-    (gpt, dict(vocab_size=V, layers=0, positions="rope"), ["layers is 0", "positions is 'rope'"]),
-    (llama, dict(vocab_size=V, heads=6, kv_heads=4, head_dim=7), ["multiple of kv_heads", "even"]),
-    (llama, dict(vocab_size=V, window_pattern="LX", rope_scaling="llama3"), ["window_pattern", "rope_original_len"]),
-])
+@pytest.mark.parametrize(
+    "module,changes,words",
+    [
+        (gpt, {}, ["vocab_size is 0"]),
+        (
+            gpt,
+            dict(vocab_size=V, embed=25, heads=4, activation="gelo", remat="ful", residual_dropout=1.0),
+            ["multiple of heads=4", "did you mean 'gelu'", "remat is 'ful'", "residual_dropout"],
+        ),
+        (gpt, dict(vocab_size=V, layers=0, positions="rope"), ["layers is 0", "positions is 'rope'"]),
+        (llama, dict(vocab_size=V, heads=6, kv_heads=4, head_dim=7), ["multiple of kv_heads", "even"]),
+        (
+            llama,
+            dict(vocab_size=V, window_pattern="LX", rope_scaling="llama3"),
+            ["window_pattern", "rope_original_len"],
+        ),
+    ],
+)
 def test_bad_configs_name_every_problem(module, changes, words):
     with pytest.raises(UserError) as error:
         module.build(module.Config(**changes))

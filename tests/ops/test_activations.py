@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Activations by name: right at a few points, computed in float32, and an unknown name says what exists."""
+
 import math
 
 import jax.numpy as jnp
@@ -15,7 +16,11 @@ def test_values():
     want = {
         "gelu": x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
         "gelu_tanh": 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-        "gelu_quick": x / (1 + math.exp(-1.702 * x)), "relu": x, "relu2": x * x, "silu": x / (1 + math.exp(-x)), "tanh": math.tanh(x),
+        "gelu_quick": x / (1 + math.exp(-1.702 * x)),
+        "relu": x,
+        "relu2": x * x,
+        "silu": x / (1 + math.exp(-x)),
+        "tanh": math.tanh(x),
     }
     assert want.keys() == ACTIVATIONS.keys()
     for name, value in want.items():

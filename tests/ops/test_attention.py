@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Attention's formulations against a loop over heads in float64, values and gradients."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,9 @@ from jaxlm.ops.masks import Mask, dense
 
 B, T, N, K, H = 2, 6, 4, 2, 8
 RNG = np.random.default_rng(0)
-Q, KEYS, VALUES, GRAD = (jnp.asarray(RNG.standard_normal(s), jnp.float32) for s in ((B, T, N, H), (B, T, K, H), (B, T, K, H), (B, T, N, H)))
+Q, KEYS, VALUES, GRAD = (
+    jnp.asarray(RNG.standard_normal(s), jnp.float32) for s in ((B, T, N, H), (B, T, K, H), (B, T, K, H), (B, T, N, H))
+)
 SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
 
 
@@ -34,13 +37,23 @@ def test_against_loop(case):
     Fails if the hand-written gradient leaves out its row sums, or query heads are grouped the other way round.
     """
     mask = Mask(
-        case != "both_ways", 3 if case == "window" else 0, q_segments=SEGMENTS if case == "segments" else None,
+        case != "both_ways",
+        3 if case == "window" else 0,
+        q_segments=SEGMENTS if case == "segments" else None,
         k_segments=SEGMENTS if case == "segments" else None,
     )
     options = dict(scale=0.7 if case == "scale" else None, soft_cap=1.5 if case == "soft_cap" else 0.0)
     if case == "bias":
         options["bias"] = jnp.asarray(RNG.standard_normal((1, N, T, T)), jnp.float32)
-    want = loop(Q, KEYS, VALUES, np.asarray(dense(mask, T, T)), options["scale"] or H**-0.5, options["soft_cap"], options.get("bias"))
+    want = loop(
+        Q,
+        KEYS,
+        VALUES,
+        np.asarray(dense(mask, T, T)),
+        options["scale"] or H**-0.5,
+        options["soft_cap"],
+        options.get("bias"),
+    )
     grads = {}
     for backend in BACKENDS:
         f = lambda q, k, v: attend(q, k, v, mask, backend=backend, **options)
@@ -73,7 +86,9 @@ def test_bfloat16_sums_in_float32(backend):
     low = [x.astype(jnp.bfloat16) for x in (Q, KEYS, VALUES)]
     got = attend(*low, Mask(), backend=backend)
     assert got.dtype == jnp.bfloat16
-    np.testing.assert_allclose(got.astype(jnp.float32), attend(*(x.astype(jnp.float32) for x in low), Mask()), atol=0.03)
+    np.testing.assert_allclose(
+        got.astype(jnp.float32), attend(*(x.astype(jnp.float32) for x in low), Mask()), atol=0.03
+    )
 
 
 def test_errors():

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Cross-entropy: against its definition, chunked against whole, and on a split vocabulary."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,15 +41,21 @@ def test_definition(options, chunks):
 
 def test_chunked_is_whole():
     """Values and gradients to hidden, table and bias, to 1e-6. Fails if a chunk takes another's targets."""
+
     def f(hidden, table, bias, chunks):
         return cross_entropy(hidden, table, TARGETS, WEIGHTS, bias=bias, chunks=chunks, **FULL)["loss"].value
 
     both = [jax.value_and_grad(f, argnums=(0, 1, 2))(HIDDEN, TABLE, BIAS, chunks) for chunks in (1, 3)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *both)
     # The hand-written gradient of the projection is that of autodiff.
-    plain = lambda h, t: jnp.sum(jax.nn.log_softmax(jnp.einsum("bld,vd->blv", h, t))[:, :, 3] * WEIGHTS) / -WEIGHTS.sum()
+    plain = lambda h, t: (
+        jnp.sum(jax.nn.log_softmax(jnp.einsum("bld,vd->blv", h, t))[:, :, 3] * WEIGHTS) / -WEIGHTS.sum()
+    )
     ours = lambda h, t: cross_entropy(h, t, jnp.full((B, L), 3), WEIGHTS)["loss"].value
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *(jax.grad(g, argnums=(0, 1))(HIDDEN, TABLE) for g in (plain, ours)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        *(jax.grad(g, argnums=(0, 1))(HIDDEN, TABLE) for g in (plain, ours)),
+    )
 
 
 def test_one_chunk_of_logits_lives_at_a_time():
@@ -57,7 +64,11 @@ def test_one_chunk_of_logits_lives_at_a_time():
     targets, weights = jnp.zeros((4, 64), jnp.int32), jnp.ones((4, 64))
     f = lambda h, t, chunks: cross_entropy(h, t, targets, weights, chunks=chunks)["loss"].value
     temp = {
-        chunks: jax.jit(jax.grad(lambda h, t: f(h, t, chunks))).lower(hidden, table).compile().memory_analysis().temp_size_in_bytes
+        chunks: jax.jit(jax.grad(lambda h, t: f(h, t, chunks)))
+        .lower(hidden, table)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
         for chunks in (1, 8)
     }
     assert temp[8] < temp[1] / 3, temp
@@ -72,7 +83,9 @@ def test_accuracy_counts_the_first_of_equals():
 def test_split_vocabulary():
     """A vocabulary over 2 devices, features over 2, rows over 2: the same sums and gradients, to 1e-6."""
     hidden, targets, weights = (jnp.tile(x, (2,) + (1,) * (x.ndim - 1)) for x in (HIDDEN, TARGETS, WEIGHTS))
-    f = jax.value_and_grad(lambda h, t: cross_entropy(h, t, targets, weights, chunks=3, **FULL)["loss"].value, argnums=(0, 1))
+    f = jax.value_and_grad(
+        lambda h, t: cross_entropy(h, t, targets, weights, chunks=3, **FULL)["loss"].value, argnums=(0, 1)
+    )
     want = f(hidden, TABLE)
     layout = place.Layout(mesh.make(mesh.Config(data=2, fsdp=2, tensor=2)), rules.find("fsdp_tp"))
     with place.use(layout):

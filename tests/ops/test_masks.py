@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The dense mask against a loop that says what each field means."""
+
 import itertools
 
 import jax.numpy as jnp
@@ -22,8 +23,11 @@ CASES = list(itertools.product((True, False), (0, 2, "traced"), *[(False, True)]
 def test_dense(causal, window, prefix, segments, index):
     """Fails if the window counts one key more, or a prefix opens another segment."""
     mask = Mask(
-        causal, jnp.int32(2) if window == "traced" else window, prefix=jnp.asarray(PREFIX) if prefix else None,
-        q_segments=jnp.asarray(Q_SEGMENTS) if segments else None, k_segments=jnp.asarray(K_SEGMENTS) if segments else None,
+        causal,
+        jnp.int32(2) if window == "traced" else window,
+        prefix=jnp.asarray(PREFIX) if prefix else None,
+        q_segments=jnp.asarray(Q_SEGMENTS) if segments else None,
+        k_segments=jnp.asarray(K_SEGMENTS) if segments else None,
         q_index=jnp.asarray(Q_INDEX) if index else None,
     )
     got = np.broadcast_to(np.asarray(dense(mask, T, S)), (B, 1, T, S))

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Rotary positions: what makes them relative, and the scalings' fixed points (the reference tests hold the formulas)."""
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -36,7 +37,9 @@ def test_a_part_of_each_head():
     """Fewer frequencies turn fewer dimensions."""
     got = rope.rotate(X, *rope.angles(jnp.array([[5]]), *rope.frequencies(4)))
     np.testing.assert_array_equal(got[..., 4:], X[..., 4:])
-    np.testing.assert_allclose(got[..., :4], rope.rotate(X[..., :4], *rope.angles(jnp.array([[5]]), *rope.frequencies(4))))
+    np.testing.assert_allclose(
+        got[..., :4], rope.rotate(X[..., :4], *rope.angles(jnp.array([[5]]), *rope.frequencies(4)))
+    )
 
 
 def test_errors():

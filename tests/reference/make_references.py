@@ -6,6 +6,7 @@
 Every parameter gets noise, norms and biases too: with a fresh model's zeros and ones a wrong map of them passes.
 Weights are multiples of 1 / 64, stored as int8: exact, and small. Names are those of the saved file, not of the module.
 """
+
 import json
 import pathlib
 import sys
@@ -20,35 +21,97 @@ HERE = pathlib.Path(__file__).parent
 STEP = 64.0
 ROWS, LENGTH, REAL = 2, 23, 17  # the second row has REAL tokens, then padding
 
-_BASE = dict(vocab_size=37, hidden_size=20, num_hidden_layers=2, num_attention_heads=4, intermediate_size=28, max_position_embeddings=64)
+_BASE = dict(
+    vocab_size=37,
+    hidden_size=20,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=28,
+    max_position_embeddings=64,
+)
 _LLAMA = dict(_BASE, num_key_value_heads=2, head_dim=6, tie_word_embeddings=False)
 _GEMMA = dict(_BASE, num_key_value_heads=2, head_dim=6)
 
 # name: (model class, config class, fields). Windows and first lengths are shorter than LENGTH.
 CASES = {
-    "gpt2": ("GPT2LMHeadModel", "GPT2Config", dict(vocab_size=37, n_positions=40, n_embd=20, n_layer=2, n_head=5, n_inner=28)),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        dict(vocab_size=37, n_positions=40, n_embd=20, n_layer=2, n_head=5, n_inner=28),
+    ),
     "llama": ("LlamaForCausalLM", "LlamaConfig", dict(_LLAMA, attention_bias=True, mlp_bias=True)),
-    "llama_linear": ("LlamaForCausalLM", "LlamaConfig", dict(
-        _LLAMA, rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=3.0))),
-    "llama_llama3": ("LlamaForCausalLM", "LlamaConfig", dict(_LLAMA, head_dim=10, rope_parameters=dict(
-        rope_type="llama3", rope_theta=5000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-        original_max_position_embeddings=16))),
-    "llama_yarn": ("LlamaForCausalLM", "LlamaConfig", dict(_LLAMA, head_dim=10, rope_parameters=dict(
-        rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16))),
+    "llama_linear": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        dict(_LLAMA, rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=3.0)),
+    ),
+    "llama_llama3": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        dict(
+            _LLAMA,
+            head_dim=10,
+            rope_parameters=dict(
+                rope_type="llama3",
+                rope_theta=5000.0,
+                factor=8.0,
+                low_freq_factor=1.0,
+                high_freq_factor=4.0,
+                original_max_position_embeddings=16,
+            ),
+        ),
+    ),
+    "llama_yarn": (
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        dict(
+            _LLAMA,
+            head_dim=10,
+            rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16),
+        ),
+    ),
     "mistral": ("MistralForCausalLM", "MistralConfig", dict(_LLAMA, sliding_window=5)),
-    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", dict(
-        {k: v for k, v in _LLAMA.items() if k != "head_dim"}, hidden_size=24, num_hidden_layers=3, use_sliding_window=True,
-        sliding_window=6, max_window_layers=1)),
+    "qwen2": (
+        "Qwen2ForCausalLM",
+        "Qwen2Config",
+        dict(
+            {k: v for k, v in _LLAMA.items() if k != "head_dim"},
+            hidden_size=24,
+            num_hidden_layers=3,
+            use_sliding_window=True,
+            sliding_window=6,
+            max_window_layers=1,
+        ),
+    ),
     "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", dict(_LLAMA, tie_word_embeddings=True)),
     "gemma": ("GemmaForCausalLM", "GemmaConfig", _GEMMA),
-    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", dict(
-        _GEMMA, num_hidden_layers=3, sliding_window=5, query_pre_attn_scalar=9, attn_logit_softcapping=2.0,
-        final_logit_softcapping=3.0)),
-    "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", dict(
-        _GEMMA, num_hidden_layers=3, sliding_window=5, query_pre_attn_scalar=9, sliding_window_pattern=3,
-        rope_parameters=dict(
-            full_attention=dict(rope_type="linear", rope_theta=100000.0, factor=4.0),
-            sliding_attention=dict(rope_type="default", rope_theta=1000.0)))),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        "Gemma2Config",
+        dict(
+            _GEMMA,
+            num_hidden_layers=3,
+            sliding_window=5,
+            query_pre_attn_scalar=9,
+            attn_logit_softcapping=2.0,
+            final_logit_softcapping=3.0,
+        ),
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        dict(
+            _GEMMA,
+            num_hidden_layers=3,
+            sliding_window=5,
+            query_pre_attn_scalar=9,
+            sliding_window_pattern=3,
+            rope_parameters=dict(
+                full_attention=dict(rope_type="linear", rope_theta=100000.0, factor=4.0),
+                sliding_attention=dict(rope_type="default", rope_theta=1000.0),
+            ),
+        ),
+    ),
 }
 
 
@@ -76,8 +139,11 @@ def make(name: str, seed: int) -> dict[str, np.ndarray]:
     whole = {key: np.round(value * STEP).astype(np.int8) for key, value in weights.items()}
     assert all(np.array_equal(whole[key] / STEP, value) for key, value in weights.items())
     return {
-        "config": np.array(json.dumps(saved)), "tokens": tokens.astype(np.int8), "segments": segments.astype(np.int8),
-        "logits": logits.astype(np.float32), "shapes": np.array(json.dumps({key: x.shape for key, x in whole.items()})),
+        "config": np.array(json.dumps(saved)),
+        "tokens": tokens.astype(np.int8),
+        "segments": segments.astype(np.int8),
+        "logits": logits.astype(np.float32),
+        "shapes": np.array(json.dumps({key: x.shape for key, x in whole.items()})),
         "weights": np.concatenate([x.ravel() for x in whole.values()]),
     }
 

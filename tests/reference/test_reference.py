@@ -3,6 +3,7 @@
 
 Tolerance: 1e-4 absolute in float32, on logits of size 1 to 10, at every position of a real token.
 """
+
 import importlib
 import importlib.util
 import json
@@ -95,7 +96,12 @@ def test_bad_checkpoint_is_one_message():
     tensors["model.layers.0.self_attn.sinks"] = np.zeros(4, np.float32)
     with pytest.raises(UserError) as error:
         family.params_from_hf(tensors, model.abstract)
-    for part in ("model.layers.1.self_attn.q_proj.weight", "model.layers.0.self_attn.sinks", "model.norm.weight is [19]", "[20]"):
+    for part in (
+        "model.layers.1.self_attn.q_proj.weight",
+        "model.layers.0.self_attn.sinks",
+        "model.norm.weight is [19]",
+        "[20]",
+    ):
         assert part in str(error.value)
 
 

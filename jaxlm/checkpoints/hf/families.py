@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Which table reads which Hugging Face architecture."""
+
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -14,5 +15,7 @@ def find(hf: Mapping[str, Any]) -> ModuleType:
     """The module for a config.json: MODEL (our family), config_from_hf, params_from_hf. UserError when there is none."""
     kind = hf.get("model_type", "")
     if kind not in FAMILIES:
-        raise UserError(f"model_type '{kind}' cannot be read{nearest(kind, FAMILIES)} There are: {', '.join(FAMILIES)}.")
+        raise UserError(
+            f"model_type '{kind}' cannot be read{nearest(kind, FAMILIES)} There are: {', '.join(FAMILIES)}."
+        )
     return FAMILIES[kind]

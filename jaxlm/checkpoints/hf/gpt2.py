@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """GPT-2 as Hugging Face stores it. Its Conv1D weights are [in, out]: nothing is transposed."""
+
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,21 +39,40 @@ TABLE = (
     Row("lm_head.weight", "head/table"),
 )
 
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+ACTIVATIONS = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
 
 
 def config_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of models/gpt.py's Config from a config.json; UserError for what that model cannot do."""
-    if hf.get("scale_attn_by_inverse_layer_idx") or not hf.get("scale_attn_weights", True) or hf.get("add_cross_attention"):
-        raise UserError("this gpt2 config scales attention by layer, not at all, or adds cross-attention: not supported")
+    if (
+        hf.get("scale_attn_by_inverse_layer_idx")
+        or not hf.get("scale_attn_weights", True)
+        or hf.get("add_cross_attention")
+    ):
+        raise UserError(
+            "this gpt2 config scales attention by layer, not at all, or adds cross-attention: not supported"
+        )
     activation = hf.get("activation_function", "gelu_new")
     if activation not in ACTIVATIONS:
         raise UserError(f"activation_function '{activation}' of this gpt2 config is not supported")
     return dict(
-        vocab_size=hf["vocab_size"], max_len=hf["n_positions"], layers=hf["n_layer"], heads=hf["n_head"],
-        embed=hf["n_embd"], mlp=hf.get("n_inner") or 0, activation=ACTIVATIONS[activation],
-        norm_eps=float(hf.get("layer_norm_epsilon", 1e-5)), tie_embeddings=hf.get("tie_word_embeddings", True),
-        positions="learned", bias=True,
+        vocab_size=hf["vocab_size"],
+        max_len=hf["n_positions"],
+        layers=hf["n_layer"],
+        heads=hf["n_head"],
+        embed=hf["n_embd"],
+        mlp=hf.get("n_inner") or 0,
+        activation=ACTIVATIONS[activation],
+        norm_eps=float(hf.get("layer_norm_epsilon", 1e-5)),
+        tie_embeddings=hf.get("tie_word_embeddings", True),
+        positions="learned",
+        bias=True,
     )
 
 

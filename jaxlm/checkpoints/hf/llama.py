@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The Llama family as Hugging Face stores it: Llama, Mistral, Qwen 2 and 3, Gemma 1, 2 and 3 (text)."""
+
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +49,13 @@ SANDWICH_TABLE = (
     Row(f"{_L}post_feedforward_layernorm.weight", f"{_B}post_norm2/scale"),
 )
 
-ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+ACTIVATIONS = {
+    "silu": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+}
 
 
 def config_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,15 +72,25 @@ def config_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
     if hf.get("use_bidirectional_attention"):
         raise UserError(f"this {kind} config asks for bidirectional attention: not supported")
     out = dict(
-        vocab_size=hf["vocab_size"], max_len=hf["max_position_embeddings"], layers=layers, heads=heads,
-        kv_heads=hf.get("num_key_value_heads") or heads, embed=hf["hidden_size"],
-        head_dim=hf.get("head_dim") or hf["hidden_size"] // heads, mlp=hf["intermediate_size"],
-        activation="gelu_tanh" if kind == "gemma" else ACTIVATIONS[name], norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
-        norm_offset=1.0 if gemma else 0.0, sandwich=newer, qk_norm=kind in ("qwen3", "gemma3_text"),
+        vocab_size=hf["vocab_size"],
+        max_len=hf["max_position_embeddings"],
+        layers=layers,
+        heads=heads,
+        kv_heads=hf.get("num_key_value_heads") or heads,
+        embed=hf["hidden_size"],
+        head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+        mlp=hf["intermediate_size"],
+        activation="gelu_tanh" if kind == "gemma" else ACTIVATIONS[name],
+        norm_eps=float(hf.get("rms_norm_eps", 1e-6)),
+        norm_offset=1.0 if gemma else 0.0,
+        sandwich=newer,
+        qk_norm=kind in ("qwen3", "gemma3_text"),
         qkv_bias=kind == "qwen2" or bool(hf.get("attention_bias")),
-        out_bias=kind != "qwen2" and bool(hf.get("attention_bias")), mlp_bias=bool(hf.get("mlp_bias")),
+        out_bias=kind != "qwen2" and bool(hf.get("attention_bias")),
+        mlp_bias=bool(hf.get("mlp_bias")),
         # Every Gemma ties, and its file may leave the field out.
-        tie_embeddings=hf.get("tie_word_embeddings", gemma), embed_scale=gemma,
+        tie_embeddings=hf.get("tie_word_embeddings", gemma),
+        embed_scale=gemma,
         query_scale=hf["query_pre_attn_scalar"] ** -0.5 if newer else 0.0,
         attention_soft_cap=float(hf.get("attn_logit_softcapping") or 0.0) if newer else 0.0,
         logit_soft_cap=float(hf.get("final_logit_softcapping") or 0.0) if newer else 0.0,
@@ -131,8 +148,10 @@ def _rope(hf: Mapping[str, Any], kind: str) -> dict[str, Any]:
         out |= dict(rope_low=float(scaling["low_freq_factor"]), rope_high=float(scaling["high_freq_factor"]))
     if name == "yarn":
         out |= dict(
-            rope_beta_fast=float(scaling.get("beta_fast") or 32), rope_beta_slow=float(scaling.get("beta_slow") or 1),
-            rope_truncate=bool(scaling.get("truncate", True)), rope_attention_factor=_yarn_factor(scaling),
+            rope_beta_fast=float(scaling.get("beta_fast") or 32),
+            rope_beta_slow=float(scaling.get("beta_slow") or 1),
+            rope_truncate=bool(scaling.get("truncate", True)),
+            rope_attention_factor=_yarn_factor(scaling),
         )
     return out
 

@@ -4,6 +4,7 @@
 One table serves both directions: import reads it forwards, export backwards. Names are those of the *file*
 (model.safetensors), which are not always those of the running model.
 """
+
 import dataclasses
 import math
 import re
@@ -64,7 +65,9 @@ def to_params(
                 continue
             tensor = np.asarray(tensors[names[name]])
             if tensor.shape != file_shape(row, one):
-                wrong.append(f"{name} is {list(tensor.shape)} and should be {list(file_shape(row, one))} for {row.ours}")
+                wrong.append(
+                    f"{name} is {list(tensor.shape)} and should be {list(file_shape(row, one))} for {row.ours}"
+                )
                 continue
             parts.append(_read(row, tensor, one).astype(dtype))
         if len(parts) == len(layers):
@@ -74,8 +77,10 @@ def to_params(
     problems = [
         f"{what}: {_shown(found)}"
         for what, found in (
-            ("not in the file", sorted(set(missing))), ("in the file but not in this model", sorted(extra)),
-            ("of another shape", wrong), ("parameters that no name stands for", unmapped),
+            ("not in the file", sorted(set(missing))),
+            ("in the file but not in this model", sorted(extra)),
+            ("of another shape", wrong),
+            ("parameters that no name stands for", unmapped),
         )
         if found
     ]

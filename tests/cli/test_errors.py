@@ -1,0 +1,115 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Bad input: one clear line, exit status 2, nothing half-written."""
+import json
+import types
+
+import pytest
+
+from jaxlm import build
+from jaxlm.cli import experiment, main, train
+from jaxlm.core.errors import UserError
+from jaxlm.data.tokenizers import byte
+from tests import tiny
+from tests.test_configs import load
+
+PAGE = tiny.ROOT / "configs" / "gpt_tiny.py"
+
+
+def tiny_page(tmp_path, variant=""):
+    text = tmp_path / "text"
+    if not text.exists():
+        tiny.write_text(text)
+    return tiny.shrink(load(PAGE, variant), text, tmp_path / "cache")
+
+
+def fails(config, tmp_path, *words):
+    with tiny.workdir(tmp_path / "run"), pytest.raises(UserError) as caught:
+        train.main(config)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    assert not (tmp_path / "run" / "checkpoints").exists() and not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("content,word", [(b"", "empty"), (b"a\0b", "NUL"), (b"\xff\xfe\xfa text", "UTF-8")])
+def test_text_that_is_none(tmp_path, content, word):
+    """Fails if empty, binary or broken text is trained on: decode with errors="ignore" in data/sources/text.py."""
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_bytes(content)
+    fails(tiny_page(tmp_path), tmp_path, "a.txt" if content else "text")
+
+
+def test_text_that_is_not_there(tmp_path):
+    config = tiny_page(tmp_path)
+    config.source.path = str(tmp_path / "nowhere")
+    fails(config, tmp_path, "nowhere")
+
+
+@pytest.mark.parametrize("fields,words", [
+    ({"mesh.tensor": 3}, ("mesh", "8 devices")),
+    ({"mesh.data": -1, "mesh.fsdp": -1}, ("more than one size of -1",)),
+    ({"train.batch_size": 12}, ("divide", "multiple of 8")),
+    ({"model.vocab_size": 100}, ("smaller than the tokenizer's 257",)),
+    ({"rules": "fsdp_tp", "mesh.data": 1, "mesh.tensor": 8, "model.heads": 4, "model.vocab_size": 264}, ("divide over tensor=8", "attention")),
+])
+def test_impossible_settings(tmp_path, fields, words):
+    config = tiny_page(tmp_path)
+    config.update_from_flattened_dict(fields)
+    fails(config, tmp_path, *words)
+
+
+def test_a_corrupt_token_store(tmp_path):
+    """Fails if damaged tokens are trained on: return before the checksums in store.open_store."""
+    config = tiny_page(tmp_path)
+    experiment.text(config, tmp_path / "run")
+    tokens = next((tmp_path / "cache").rglob("*train*/tokens.bin"))
+    content = bytearray(tokens.read_bytes())
+    content[len(content) // 2] ^= 1
+    tokens.chmod(0o644)
+    tokens.write_bytes(content)
+    fails(config, tmp_path, "tokens.bin", "delete")
+
+
+def test_a_tokenizer_that_is_not_the_checkpoints(tmp_path):
+    """Fails if a resumed run only compares settings: drop the fingerprint from check_resume."""
+    config = tiny_page(tmp_path)
+    other = byte.build(byte.Config(special_tokens=("<|mask|>",)))
+    stored = {"config": build.to_json(config), "tokenizer": other.to_json(), "data": {}}
+    checkpoints = types.SimpleNamespace(steps=lambda: [1], meta=lambda step: stored)
+    with pytest.raises(UserError, match="the tokenizer is not the checkpoint's"):
+        experiment.check_resume(config, byte.build(byte.Config()), {}, checkpoints)
+
+
+@pytest.mark.parametrize("words,message", [
+    (["--config=configs/gpt_tny.py", "--workdir=x"], "there is no page 'configs/gpt_tny.py', did you mean 'configs/gpt_tiny.py'?"),
+    (["--config=configs/gpt_tiny.py", "--workdir=x", "--config.model.layer=3"], "there is no field 'layer', did you mean 'layers'?"),
+    (["--config=configs/gpt_tiny.py:source=jsnl", "--workdir=x"], "did you mean 'jsonl'?"),
+    (["--config=configs/gpt_tiny.py", "--workdir=x", "--config.model.layers=2.5"], "--config.model.layers=2.5"),
+])
+def test_the_command_line_says_it_in_one_line(words, message):
+    done = tiny.command("train", *words)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("error: ")
+
+
+def test_commands(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["jaxlm", "trian"])
+    with pytest.raises(SystemExit) as stop:
+        main.main()
+    assert stop.value.code == 2 and "did you mean 'train'" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["jaxlm"])
+    main.main()
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("train", "evaluate", "generate", "tokenize", "inspect"))
+
+
+def test_an_evaluated_run_is_one_line_of_json(tmp_path):
+    """evaluate repeats what training said of the same step."""
+    config = tiny_page(tmp_path)
+    config.train.steps = 3
+    with tiny.workdir(tmp_path / "run"):
+        train.main(config)
+    done = tiny.command("evaluate", f"--workdir={tmp_path / 'run'}", devices=8)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "eval/loss" in line][-1]
+    assert row == logged

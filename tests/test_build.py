@@ -1,0 +1,102 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Configs: locked, validated with every problem at once, stored and read back, components found by name."""
+import dataclasses
+import sys
+import types
+
+import pytest
+
+from jaxlm import build
+from jaxlm.core.errors import UserError
+
+
+def page():
+    config = build.defaults()
+    config.source.path = "x"
+    return config
+
+
+def test_every_problem_is_reported_at_once():
+    """Fails if validate stops at the first problem: raise inside its loop over sections."""
+    config = page()
+    config.optimizer.name = "adamm"
+    config.rules = "fdsp"
+    config.model.heads = 7
+    config.train.batch_size = 9
+    config.train.accumulate = 2
+    config.data.seq_len = 5000
+    config.schedule.warmup = 10_000
+    with config.unlocked():
+        config.train.stepz = 3
+        config.optimiser = build.defaults().optimizer
+        del config.eval.every
+    with pytest.raises(UserError) as caught:
+        build.validate(config, devices=8)
+    text = str(caught.value)
+    for part in ("did you mean 'adamw'", "did you mean 'fsdp'", "heads", "train.stepz does not exist, did you mean 'steps'",
+                 "unknown section 'optimiser', did you mean 'optimizer'", "eval.every is missing"):
+        assert part in text, part
+    with config.unlocked():
+        del config.train.stepz
+        del config.optimiser
+        config.eval.every = 1
+    with pytest.raises(UserError) as caught:
+        build.validate(config, devices=8)
+    for part in ("accumulate", "longer than model.max_len", "schedule.warmup", "does not divide over data x fsdp = 8"):
+        assert part in str(caught.value), part
+
+
+@pytest.mark.parametrize("section,field,value", [("train", "steps", True), ("train", "steps", "3"), ("model", "scan", 1),
+                                                 ("optimizer", "lr", "x"), ("source", "include", "a"), ("train", "steps", None)])
+def test_types_are_checked(section, field, value):
+    """Fails if a value of another type goes through: return no problem from build._typed."""
+    config = page()
+    with config.unlocked(), config[section].ignore_type():
+        config[section][field] = value
+    with pytest.raises(UserError, match=f"{section}.{field} is .*it must be of type"):
+        build.validate(config)
+
+
+def test_a_config_survives_its_json():
+    """Fails if a tuple comes back as a list: drop _tuples from build.from_json."""
+    config = build.variant(page(), "model=llama,tokenizer=byte")
+    config.source.include = ("*.a", "*.b")
+    config.optimizer.rates = ("norm=0.5",)
+    config.optimizer.lr = 1
+    again = build.from_json(build.to_json(config))
+    assert build.differences(config, again) == [] and again.source.include == ("*.a", "*.b")
+    build.validate(again)
+    with pytest.raises(AttributeError):
+        again.model.layerz = 1
+    again.optimizer.lr = 2.0
+    assert build.differences(config, again) == ["optimizer.lr: 1.0 -> 2.0"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"model": {"name": "gpt"}}', "null"])
+def test_what_is_no_config_is_refused(text):
+    with pytest.raises(UserError, match="not a jaxlm config"):
+        build.from_json(text, "file")
+
+
+def test_names_and_variants():
+    assert {"gpt", "llama"} <= set(build.names("model")) and "causal_lm" in build.names("objective")
+    with pytest.raises(UserError, match="did you mean 'llama'"):
+        build.find("model", "lama")
+    with pytest.raises(UserError, match="write kind=name"):
+        build.variant(page(), "llama")
+    with pytest.raises(UserError, match="cannot be imported"):
+        build.find("model", "no.such.module")
+
+
+def test_a_component_out_of_tree(monkeypatch):
+    """A name with a dot is imported as it is, and held to the same contract."""
+    module = types.ModuleType("mylab.models.foo")
+    monkeypatch.setitem(sys.modules, "mylab", types.ModuleType("mylab"))
+    monkeypatch.setitem(sys.modules, "mylab.models", types.ModuleType("mylab.models"))
+    monkeypatch.setitem(sys.modules, "mylab.models.foo", module)
+    with pytest.raises(UserError, match="does not declare Config, build"):
+        build.find("model", "mylab.models.foo")
+    module.Config = dataclasses.make_dataclass("Config", [("size", int, 3)], frozen=True)
+    module.build = lambda config: config.size * 2
+    config = build.variant(page(), "model=mylab.models.foo")
+    assert build.build(config, "model") == 6 and build.build(config, "model", size=5) == 10
