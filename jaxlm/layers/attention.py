@@ -40,7 +40,7 @@ class Attention(nnx.Module):
         out_init: Init = normal(),
         dtype: str = "float32",
     ):
-        """scale: on the scores, 0 = head_dim ** -0.5. qk_norm: RMSNorm of each head's query and key, before rotation."""
+        """scale: on the scores, 0 = head_dim ** -0.5. qk_norm: RMSNorm of each head's query and key before rotation."""
         self.scale = scale or head_dim**-0.5
         self.soft_cap, self.rate, self.backend = soft_cap, rate, backend
         linear = lambda n, axis: Linear(
@@ -64,7 +64,7 @@ class Attention(nnx.Module):
         cache: View | None = None,
         key: Array | None = None,
     ) -> tuple[Array, dict[str, Array] | None]:
-        """The mixed values [B, T, D], and the cache's new store (None without a cache). rotary: sine and cosine of x."""
+        """The mixed values [B, T, D], and the cache's new store (None without one). rotary: sine and cosine of x."""
         with jax.named_scope("attention"):
             source = x if source is None else source
             q, k, v = self.q(x), self.k(source), self.v(source)

@@ -18,7 +18,7 @@ ORDERS = ("pre", "post", "sandwich")
 
 
 class Block(nnx.Module):
-    """pre: x + f(norm(x)) (GPT-2, Llama). post: norm(x + f(x)) (BERT). sandwich: x + post_norm(f(norm(x))) (Gemma 2)."""
+    """pre: x + f(norm(x)) (GPT-2). post: norm(x + f(x)) (BERT). sandwich: x + post_norm(f(norm(x))) (Gemma 2)."""
 
     def __init__(
         self, attention: Attention, mlp: Mlp, norm: Callable[[], nnx.Module], *, order: str = "pre", rate: float = 0.0

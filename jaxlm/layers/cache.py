@@ -29,14 +29,14 @@ def empty(layers: int, rows: int, length: int, kv_heads: int, head_dim: int, dty
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One layer's part of the stored keys and values, during a call. The store is carried whole and updated in place."""
+    """One layer's part of the stored keys and values, during a call; the store is carried whole, updated in place."""
 
     store: dict[str, Array]
     layer: Any  # int or traced
     index: Array
 
     def extend(self, k: Array, v: Array) -> tuple[Array, Array, dict[str, Array]]:
-        """All keys and values of this layer [B, S, K, H] with k, v [B, T, K, H] written at the index, and the new store."""
+        """This layer's keys and values [B, S, K, H] with k, v [B, T, K, H] written at the index, and the new store."""
         out = {}
         for name, new in (("k", k), ("v", v)):
             old = self.store[name]

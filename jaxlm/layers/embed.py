@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Tokens to vectors: a table, positions that are learned or sinusoidal, sentence types, and the table of an untied head."""
+"""Tokens to vectors: a table, learned or sinusoidal positions, sentence types, and the table of an untied head."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class Embed(nnx.Module):
         self.types = param(rngs, (types, size), "types", "embed", init=init, dtype=param_dtype) if types else None
 
     def __call__(self, tokens: Array, positions: Array, types: Array | None = None, key: Array | None = None) -> Array:
-        """positions [B, L]. An id or a position beyond its table gives NaN: silently taking the last row would hide it."""
+        """positions [B, L]. An id or position beyond its table gives NaN: taking the last row would hide it."""
         with jax.named_scope("embed"):
             x = self._take(self.tokens, "vocab", tokens)
             if self.scale != 1.0:
@@ -81,7 +81,7 @@ class Head(nnx.Module):
 
 
 def sinusoidal(positions: Array, size: int) -> Array:
-    """Float32 [B, L, size]: sines in the first half, cosines in the second (Vaswani et al. 2017; tensor2tensor's order)."""
+    """Float32 [B, L, size]: sines in the first half, cosines in the second (Vaswani et al. 2017; tensor2tensor)."""
     rate = 10000.0 ** -(jnp.arange(0, size, 2, dtype=jnp.float32) / size)
     radians = positions[:, :, None].astype(jnp.float32) * rate[None, None, :]
     return jnp.concatenate([jnp.sin(radians), jnp.cos(radians)], -1)

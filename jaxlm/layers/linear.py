@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Weights and the one way to multiply by them: parameters with axis names, and an einsum that acts by the kind of leaf."""
+"""Weights and the one way to multiply by them: parameters with axis names, and an einsum by the kind of leaf."""
 
 import functools
 import math

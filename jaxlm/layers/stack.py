@@ -28,7 +28,7 @@ REMAT: dict[str, Any] = {
 
 
 def make(rngs: nnx.Rngs, layers: int, layer: Callable[[nnx.Rngs], nnx.Module], shared: bool = False) -> nnx.Module:
-    """One module whose parameters are those of `layers` layers, stacked; `shared`: one layer's, not stacked (ALBERT)."""
+    """One module whose parameters are those of all layers, stacked; `shared`: one layer's, not stacked (ALBERT)."""
     if shared:
         return layer(rngs)
     return jax.vmap(lambda key: layer(nnx.Rngs(params=key)))(jax.random.split(rngs.params(), layers))

@@ -99,7 +99,8 @@ class Config:
             )
         if self.rope_scaling in ("llama3", "yarn") and self.rope_original_len < 1:
             out.append(
-                f"rope_original_len is {self.rope_original_len}: rope_scaling={self.rope_scaling} needs the length of the first training"
+                f"rope_original_len is {self.rope_original_len}: rope_scaling={self.rope_scaling} needs the length of "
+                "the first training"
             )
         return out
 

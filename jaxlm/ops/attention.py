@@ -45,7 +45,8 @@ def attend(
     """
     if backend not in BACKENDS:
         raise UserError(
-            f"attention backend '{backend}' does not exist{nearest(backend, BACKENDS)} There are: {', '.join(BACKENDS)}."
+            f"attention backend '{backend}' does not exist{nearest(backend, BACKENDS)} "
+            f"There are: {', '.join(BACKENDS)}."
         )
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"{q.shape[2]} heads are not a multiple of {k.shape[2]} key/value heads")

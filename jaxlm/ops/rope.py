@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Rotary position embedding, half-split as in GPT-NeoX and Llama, in float32, with the scalings that stretch its length.
+"""Rotary position embedding, half-split as in GPT-NeoX and Llama, in float32, with the scalings that stretch it.
 
 Letters: B rows, T positions, N heads, H size of a head, R = rotated pairs (H / 2 unless only a part is rotated).
 """
@@ -38,7 +38,7 @@ def frequencies(
     ntk      NTK-aware interpolation at a fixed factor (YaRN, Peng et al. 2023, section 3.1, eq. 16).
     llama3   Llama 3.1's: wavelengths above original_len / low are divided by factor, those below original_len / high
              are kept, between them a linear blend (apply_scaling in meta-llama/llama-models, llama3/model.py).
-    yarn     YaRN (Peng et al. 2023), section 3.2 and 3.4: a blend by rotations within original_len between beta_slow and
+    yarn     YaRN (Peng et al. 2023), section 3.2 and 3.4: a blend by rotations within original_len, from beta_slow to
              beta_fast, and sine and cosine times 0.1 ln(factor) + 1 unless `attention_factor` says otherwise.
     """
     if head_dim % 2:

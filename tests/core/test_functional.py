@@ -77,7 +77,7 @@ MODELS = {"plain": Plain, "linen": Linen, "nnx": lambda: Functional(Nnx)}
 
 @pytest.mark.parametrize("name", MODELS)
 def test_contract(name):
-    """init, axes, abstract and apply do for each what sharding, the loss and the optimizer ask of them; same numbers."""
+    """init, axes, abstract and apply do for each what sharding, the loss and an optimizer ask; same numbers."""
     model = MODELS[name]()
     layout = place.Layout(mesh.make(mesh.Config(data=2, fsdp=2, tensor=2)), rules.find("fsdp_tp"))
     with place.use(layout):

@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""What the compiler makes of a split model: weights are gathered and not activations, layer by layer, and let go again."""
+"""What the compiler makes of a split model: weights are gathered and not activations, layer by layer."""
 
 import collections
 import os
@@ -47,7 +47,7 @@ def gradient(name: str, rule: str) -> str:
 
 @pytest.mark.parametrize("name,rule", CASES)
 def test_collectives(name, rule):
-    """Fails if Embed drops its constraint (collective-permutes), or `einsum` leaves its gradient to autodiff (kept weights)."""
+    """Fails if Embed drops its constraint (collective-permutes), or `einsum` leaves its gradient to autodiff."""
     text = gradient(name, rule)
     shapes = lambda part: {tuple(int(n) for n in s.split(",") if n) for s in re.findall(r"f32\[([\d,]*)\]", part)}
     found = collections.defaultdict(set)

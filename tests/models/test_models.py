@@ -165,7 +165,7 @@ def test_contract(name):
 
 @pytest.mark.parametrize("name", ["gpt", "llama_all"])
 def test_init(name):
-    """Logits of a fresh model are near 0, so the first loss is near ln V. Fails if a norm's scale does not start at 1."""
+    """Logits of a fresh model are near 0, so the loss is near ln V. Fails if a norm's scale does not start at 1."""
     built = model(name)
     fresh = jax.jit(built.init)(jax.random.key(0, impl="rbg"))
     logits = jax.jit(lambda p, b: built.apply(p, b).logits)(fresh, {"tokens": jnp.arange(2 * L).reshape(2, L)})

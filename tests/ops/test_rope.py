@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Rotary positions: what makes them relative, and the scalings' fixed points (the reference tests hold the formulas)."""
+"""Rotary positions: what makes them relative, and the scalings' fixed points (reference tests hold the formulas)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +23,7 @@ def test_products_depend_on_distance_only():
 
 
 def test_scalings():
-    """linear divides positions; ntk keeps the fastest pair and stretches the slowest by the factor; a factor of 1 is none."""
+    """linear divides positions; ntk keeps the fastest pair and slows the slowest by the factor; 1 changes nothing."""
     np.testing.assert_allclose(turned(X, 12, scaling="linear", factor=4.0), turned(X, 3), atol=1e-6)
     plain, ntk = rope.frequencies(8)[0], rope.frequencies(8, scaling="ntk", factor=4.0)[0]
     np.testing.assert_allclose([ntk[0], ntk[-1]], [plain[0], plain[-1] / 4], rtol=1e-5)

@@ -116,7 +116,7 @@ CASES = {
 
 
 def make(name: str, seed: int) -> dict[str, np.ndarray]:
-    """config (json), tokens, segments, logits, and the saved tensors: shapes by file name (json), weights end to end."""
+    """config (json), tokens, segments, logits, and the saved tensors: shapes by name (json), weights end to end."""
     model_name, config_name, fields = CASES[name]
     config = getattr(transformers, config_name)(**fields, attn_implementation="eager")
     torch.manual_seed(seed)

@@ -12,7 +12,7 @@ FAMILIES = {name: module for module in (gpt2, llama) for name in module.MODEL_TY
 
 
 def find(hf: Mapping[str, Any]) -> ModuleType:
-    """The module for a config.json: MODEL (our family), config_from_hf, params_from_hf. UserError when there is none."""
+    """The module for a config.json: MODEL (our family), config_from_hf, params_from_hf. UserError if there is none."""
     kind = hf.get("model_type", "")
     if kind not in FAMILIES:
         raise UserError(

@@ -137,7 +137,7 @@ def _rope(hf: Mapping[str, Any], kind: str) -> dict[str, Any]:
         return out
     if name not in ("linear", "llama3", "yarn"):
         raise UserError(
-            f"rope type '{name}' of this {kind} config is not supported: its frequencies change with the input's length. "
+            f"rope type '{name}' of this {kind} config is not supported: it changes with the input's length. "
             "There are linear, llama3, yarn, and ntk at a fixed factor (rope_scaling=ntk)."
         )
     out |= dict(rope_scaling=name, rope_factor=float(scaling["factor"]))
