@@ -30,10 +30,11 @@ class Config:
 
 def build(config: Config) -> Objective:
     def loss(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
-        return losses.cross_entropy(
+        means = losses.cross_entropy(
             outputs.hidden, outputs.table, batch["targets"], batch["weights"], bias=outputs.bias,
             soft_cap=outputs.soft_cap, z_loss=config.z_loss, label_smoothing=config.label_smoothing,
             chunks=config.chunks)
+        return {name: mean for name, mean in means.items() if name != "z_loss" or config.z_loss}
 
     return Objective(prepare, loss)
 
