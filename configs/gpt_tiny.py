@@ -9,8 +9,9 @@ from jaxlm import build
 def get_config(variant: str = ""):
     c = build.defaults(model="gpt", objective="causal_lm", source="text", tokenizer="bpe")
     c.source.path = "{stdlib}"
-    c.source.include = ("*.py",)
-    c.source.exclude = ("site-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__")
+    # Of that library only: folders of these names in your own text are read.
+    c.source.exclude += tuple(f"{{stdlib}}/{part}" for part in (
+        "site-packages", "test", "*/test", "*/tests", "idlelib", "lib2to3"))
     c.tokenizer.vocab_size = 4096
     c.data.seq_len = 256
     c.data.holdout = 0.02

@@ -44,7 +44,7 @@ place.put = record
 
 def arguments(tmp_path, name: str) -> list[str]:
     return ["--config=configs/gpt_tiny.py:tokenizer=byte", f"--workdir={tmp_path / name}", f"--config.source.path={tmp_path / 'text'}",
-            "--config.source.include=('*.txt',)", f"--config.data.cache_dir={tmp_path / 'cache'}", "--config.data.seq_len=32",
+            f"--config.data.cache_dir={tmp_path / 'cache'}", "--config.data.seq_len=32",
             "--config.data.holdout=0.2", "--config.model.layers=2", "--config.model.embed=32", "--config.model.residual_dropout=0.1",
             f"--config.train.steps={STEPS}", "--config.train.batch_size=8", "--config.train.log_every=1",
             "--config.train.baseline=", "--config.train.sample_tokens=0", "--config.train.picture=false",

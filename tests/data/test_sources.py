@@ -32,6 +32,14 @@ def texts(path, **fields):
     return list(text.documents(text.Config(path=str(path), **fields)))
 
 
+def test_a_pattern_of_the_library_leaves_other_folders_alone(folder, monkeypatch):
+    """Fails if a page's exclusions reach into the user's own text: match "{stdlib}/test" by its last part in data/sources/files.py."""
+    everything = texts(folder, exclude=(".*",))
+    assert texts(folder, exclude=(".*", "{stdlib}/test", "{stdlib}/*/test")) == everything
+    monkeypatch.setattr(files.sysconfig, "get_paths", lambda: {"stdlib": str(folder)})
+    assert texts(folder, exclude=(".*", "{stdlib}/test")) == texts(folder, exclude=(".*", "test")) != everything
+
+
 def test_a_folder_gives_its_files_sorted_without_excluded_and_empty_ones(folder):
     assert texts(folder, exclude=("test", ".*")) == ["first", "second é", "third"]
     assert texts(folder, exclude=("b/c*", "test", ".*")) == ["first", "second é"]

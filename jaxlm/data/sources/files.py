@@ -30,12 +30,14 @@ def find(path: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()
 
     `{stdlib}` stands for the folder of Python's standard library, `~` for the home folder. Inside a folder, `include`
     selects by globs on the file name or the relative path (`*.txt` also takes `a.txt.gz`), and `exclude` drops
-    what matches in the relative path or any one of its parts, so it names folders too. A file named outright
-    is always taken.
+    what matches in the relative path or any one of its parts, so it names folders too; a pattern with {stdlib} is
+    held against the whole path, so that a page may leave out parts of that library and nothing of other folders.
+    A file named outright is always taken.
     Raises UserError where a part of `path` names nothing or nothing is selected.
     """
     if not path.strip():
         raise UserError("source.path is empty: name a file, a folder or a glob ({stdlib} is Python's own library)")
+    exclude = tuple(_expand(p) if "{stdlib}" in p else p for p in exclude)
     whole = _expand(path)
     parts = [whole] if os.path.exists(whole) else [_expand(p) for p in path.split(",") if p.strip()]
     found: dict[str, File] = {}
@@ -64,7 +66,7 @@ def _part(part: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> list
         files: list[File] = []
         for match in sorted(glob.glob(part, recursive=True)):
             name = os.path.relpath(match, start or ".").replace(os.sep, "/")
-            if _excluded(name, exclude):
+            if _excluded(name, match, exclude):
                 continue
             files += _folder(match, start, include, exclude) if os.path.isdir(match) else [File(name, match)]
         if not files:
@@ -91,9 +93,9 @@ def _folder(folder: str, start: str, include: tuple[str, ...], exclude: tuple[st
     for here, folders, names in os.walk(folder, onerror=unreadable):
         relative = os.path.relpath(here, start).replace(os.sep, "/")
         prefix = "" if relative == "." else relative + "/"
-        folders[:] = [f for f in folders if not _excluded(prefix + f, exclude)]
+        folders[:] = [f for f in folders if not _excluded(prefix + f, os.path.join(here, f), exclude)]
         files += [File(prefix + n, os.path.join(here, n)) for n in names
-                  if _included(prefix + n, include) and not _excluded(prefix + n, exclude)
+                  if _included(prefix + n, include) and not _excluded(prefix + n, os.path.join(here, n), exclude)
                   and os.path.isfile(os.path.join(here, n))]
     return sorted(files, key=lambda file: file.name)
 
@@ -104,8 +106,8 @@ def _included(name: str, include: tuple[str, ...]) -> bool:
     return not include or any(fnmatch.fnmatchcase(n, p) for p in include for n in (base, plain, name))
 
 
-def _excluded(name: str, exclude: tuple[str, ...]) -> bool:
-    return any(fnmatch.fnmatchcase(n, p) for p in exclude for n in (name, *name.split("/")))
+def _excluded(name: str, path: str, exclude: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(n, p) for p in exclude for n in (name, *name.split("/"), path))
 
 
 @contextlib.contextmanager
