@@ -23,6 +23,8 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
     with needs_run it may be left out and is then the one that the run in --workdir was started with."""
 
     def parse(argv: list[str]) -> list[str]:
+        if {"--help", "-h", "-help", "help"} & set(argv[1:]):
+            _help(command)
         try:
             rest = FLAGS(_define_config(argv, needs_run))
             if len(rest) > 1:
@@ -49,6 +51,18 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
             _fail(str(error))
 
     app.run(guarded, flags_parser=parse)
+
+
+def _help(command: Callable) -> None:
+    """What the command does, its flags, and every field of a config with its default."""
+    print(command.__globals__["__doc__"].strip() + "\n")
+    for module, found in FLAGS.flags_by_module_dict().items():
+        if module.startswith("jaxlm") or module == sys.argv[0]:
+            print("\n".join(f"  --{flag.name}: {flag.help} (default: {flag.default})" for flag in found))
+    print("  --config: a page (configs/gpt_tiny.py) or the config.json of a run\n"
+          "  --config.SECTION.FIELD=VALUE: one field; these are there, with the defaults of gpt on text:\n")
+    print(build.show(build.defaults()))
+    sys.exit(0)
 
 
 def _define_config(argv: list[str], needs_run: bool) -> list[str]:

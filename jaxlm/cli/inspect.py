@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.cli import flags as command_line
 from jaxlm.core import tree
-from jaxlm.core.log import count
+from jaxlm.core.log import count, size
 from jaxlm.optim import masks, optimizers, schedules
 from jaxlm.parallel import mesh, place, rules
 from jaxlm.training import flops, state, step
@@ -49,9 +49,9 @@ def main(config: ConfigDict) -> None:
     gradients = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=x.sharding), learned)
     print(f"\nparameters       {tree.size(target.params):,} ({count(tree.size(target.params))}), trainable {tree.size(learned):,}")
     print(f"mesh             {' x '.join(f'{k}={v}' for k, v in sizes.items())} = {devices} devices, rules {config.rules}")
-    print(f"bytes/device     parameters {count(state.bytes_per_device(target.params))}, "
-          f"optimizer state {count(state.bytes_per_device(target.opt_state))}, "
-          f"float32 gradients {count(state.bytes_per_device(gradients))} (activations not counted)")
+    print(f"bytes/device     parameters {size(state.bytes_per_device(target.params))}, "
+          f"optimizer state {size(state.bytes_per_device(target.opt_state))}, "
+          f"float32 gradients {size(state.bytes_per_device(gradients))} (activations not counted)")
     print(f"FLOPs/token      forward {count(per_token)}, training {count(3 * per_token)} "
           f"at {config.data.seq_len} tokens (matrix products, attention counted whole)")
     tokens = config.train.batch_size * config.data.seq_len

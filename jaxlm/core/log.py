@@ -82,8 +82,16 @@ def clock(seconds: float) -> str:
 
 
 def count(n: float) -> str:
-    """12.3M, 1.24B: a number of things in three digits."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(n) >= size:
-            return f"{n / size:.3g}{unit}"
+    """12.3M, 1.24B, 2.43e+20: a number of things in three digits."""
+    for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if scale <= abs(n) < 1e15:
+            return f"{n / scale:.3g}{unit}"
     return f"{n:.3g}"
+
+
+def size(n: float) -> str:
+    """12.3 MB, 1.24 GB: bytes in three digits, powers of ten."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= scale:
+            return f"{n / scale:.3g} {unit}"
+    return f"{n:.0f} B"
