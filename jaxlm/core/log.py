@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """What the user sees while work goes on: plain lines, and one progress bar that turns into lines without a terminal."""
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -25,8 +26,10 @@ class Progress:
         self._note = ""
         self._terminal = sys.stderr.isatty()
         self._began = self._last = time.monotonic()
+        # A terminal that does not tell its width (some containers' do not) would get a bar of width 0.
+        wide = self._terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0
         self._bar = tqdm(total=total, initial=start, desc=what, unit=unit, unit_scale=unit_scale, file=sys.stderr,
-                         dynamic_ncols=True, disable=not self._terminal, leave=True)
+                         dynamic_ncols=wide, ncols=None if wide else 80, disable=not self._terminal, leave=True)
 
     def update(self, n: int = 1) -> None:
         self.count += n
