@@ -26,10 +26,11 @@ class Progress:
         self._note = ""
         self._terminal = sys.stderr.isatty()
         self._began = self._last = time.monotonic()
-        # A terminal that does not tell its width (some containers' do not) would get a bar of width 0.
-        wide = self._terminal and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+        # A terminal that does not tell its size (some containers' do not) would get no bar at all.
+        told = self._terminal and all(os.get_terminal_size(sys.stderr.fileno()))
+        shape = {"dynamic_ncols": True} if told else {"ncols": 100, "nrows": 24}
         self._bar = tqdm(total=total, initial=start, desc=what, unit=unit, unit_scale=unit_scale, file=sys.stderr,
-                         dynamic_ncols=wide, ncols=None if wide else 80, disable=not self._terminal, leave=True)
+                         disable=not self._terminal, leave=True, **shape)
 
     def update(self, n: int = 1) -> None:
         self.count += n
