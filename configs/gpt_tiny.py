@@ -30,7 +30,9 @@ def get_config(variant: str = ""):
     c.eval.every = 100
     c.checkpoints.every = 100
 
-    c.optimizer.lr = 2e-3
+    # At 100 steps of 2k tokens Muon stood at 1.91 held-out bits per byte, AdamW (2e-3) at 2.24, AdamW (5e-3) at 2.47.
+    c.optimizer.name = "muon"
+    c.optimizer.lr = 3e-3
     c.optimizer.b2 = 0.95
     c.optimizer.weight_decay = 0.1
     c.schedule.name = "cosine"
