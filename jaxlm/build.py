@@ -31,6 +31,7 @@ SECTIONS = {
     "schedule": schedules.Config,
     "data": corpus.Config,
     "mesh": mesh.Config,
+    "table": rules.Config,
     "train": loop.Config,
     "eval": evaluate.Config,
     "checkpoints": manager.Config,
@@ -108,6 +109,11 @@ def build(config: ConfigDict, kind: str, *args: Any, **changes: Any) -> Any:
     return find(kind, config[kind].name).build(value, *args)
 
 
+def layout_rules(config: ConfigDict) -> rules.Rules:
+    """The sharding rules that a config names or, as rules='custom', states in its section `table`."""
+    return rules.find(config.rules, section(config, "table"))
+
+
 def validate(config: ConfigDict, devices: int = 0) -> None:
     """UserError with every problem of the whole config at once; with a number of devices, the mesh is checked too."""
     problems, values = [], {}
@@ -120,9 +126,12 @@ def validate(config: ConfigDict, devices: int = 0) -> None:
             problems += found
     if not isinstance(config.get("seed", 0), int):
         problems.append(f"seed is {config.seed!r}: it must be an integer")
-    if config.get("rules") not in rules.RULES:
-        problems.append(f"rules: there are none named '{config.get('rules')}'{nearest(config.get('rules'), rules.RULES)} "
-                        f"(choose from {', '.join(rules.RULES)})")
+    try:
+        rules.find(config.get("rules"))
+    except UserError as error:
+        problems.append(str(error))
+    if values.get("table") not in (None, rules.Config()) and config.get("rules") != "custom":
+        problems.append(f"table is set and rules is '{config.get('rules')}', which does not read it: set rules='custom'")
     if len(values) == len(KINDS) + len(SECTIONS) and None not in values.values() and values["train"].accumulate > 0:
         problems += _cross(config, values, devices)
     if problems:
@@ -147,12 +156,24 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
             sizes = mesh.sizes(values["mesh"], devices)
         except UserError as error:
             return [*out, str(error)]
-        rows = sizes["data"] * sizes["fsdp"]  # what rules split rows over
+        try:
+            found = rules.find(config.rules, values["table"])
+        except UserError:  # told already
+            return out
+        for axis, size in sizes.items():
+            if size > 1 and axis not in found.used():
+                out.append(f"mesh.{axis} is {size} and rules '{found.name}' split nothing over it, so that those devices "
+                           "would repeat each other's work: set it to 1, or choose other rules")
+        rows = found.parts("batch", sizes)
+        over = " x ".join(name for name in found.acts.get("batch", ()) if sizes[name] > 1)
         for name, batch in (("train.batch_size / train.accumulate", train.batch_size // train.accumulate),
                             ("eval.batch_size", values["eval"].batch_size)):
             if batch % rows:
-                out.append(f"{name} is {batch}: it does not divide over data x fsdp = {rows} groups of devices; "
+                out.append(f"{name} is {batch}: it does not divide over {over} = {rows} groups of devices; "
                            f"use a multiple of {rows}")
+        if data.seq_len % found.parts("seq", sizes):
+            out.append(f"data.seq_len is {data.seq_len}: it does not divide over the {found.parts('seq', sizes)} parts into "
+                       f"which rules '{found.name}' split a row; use a multiple")
     return out
 
 

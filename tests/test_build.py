@@ -37,12 +37,13 @@ def test_every_problem_is_reported_at_once():
                  "unknown section 'optimiser', did you mean 'optimizer'", "eval.every is missing"):
         assert part in text, part
     with config.unlocked():
+        config.rules = "dp"
         del config.train.stepz
         del config.optimiser
         config.eval.every = 1
     with pytest.raises(UserError) as caught:
         build.validate(config, devices=8)
-    for part in ("accumulate", "longer than model.max_len", "schedule.warmup", "does not divide over data x fsdp = 8"):
+    for part in ("accumulate", "longer than model.max_len", "schedule.warmup", "does not divide over data = 8"):
         assert part in str(caught.value), part
 
 

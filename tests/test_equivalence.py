@@ -13,7 +13,14 @@ from jaxlm.parallel import mesh, place, rules
 from jaxlm.training import step as steps
 
 FAMILIES = build.names("model")
-MESHES = {"dp": {"data": 8}, "fsdp": {"data": 2, "fsdp": 4}, "fsdp_tp": {"data": 2, "fsdp": 2, "tensor": 2}}
+# Every rule needs an entry. The expert axis is data parallel to all that is no expert.
+MESHES = {
+    "dp": {"data": 4, "expert": 2},
+    "fsdp": {"data": 2, "fsdp": 4},
+    "fsdp_seq": {"data": 2, "fsdp": 2, "seq": 2},
+    "tp": {"data": 4, "tensor": 2},
+    "fsdp_tp": {"data": 2, "fsdp": 2, "tensor": 2},
+}
 ROWS, LENGTH, VOCAB = 32, 12, 96
 SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 2, "mlp": 64, "max_len": 32, "vocab_size": VOCAB}
 

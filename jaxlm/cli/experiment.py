@@ -21,7 +21,7 @@ from jaxlm.core.types import Batch, Objective, TrainState
 from jaxlm.data import corpus, pipeline, sampler, store
 from jaxlm.data.tokenizers import tokenizer as tokenizers
 from jaxlm.optim import average, masks, optimizers, schedules
-from jaxlm.parallel import mesh, place, rules
+from jaxlm.parallel import mesh, place
 from jaxlm.training import evaluate
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
@@ -29,7 +29,7 @@ from jaxlm.training import step as steps
 # What may differ when a run goes on: rhythm, layout and formulation change nothing that is computed.
 FREE = ("train.steps", "train.log_every", "train.profile", "train.tensorboard", "train.picture", "train.baseline",
         "train.sample", "train.accumulate", "train.max_skipped", "train.allow_changes", "eval.", "checkpoints.", "generate.", "mesh.",
-        "rules", "start.", "data.cache_dir", "data.prefetch", "data.verify", "model.scan", "model.remat", "objective.chunks")
+        "rules", "table.", "start.", "data.cache_dir", "data.prefetch", "data.verify", "model.scan", "model.remat", "objective.chunks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def experiment(config: ConfigDict, vocab_size: int, devices: list | None = None)
     if config.model.vocab_size < vocab_size:
         raise UserError(f"model.vocab_size {config.model.vocab_size} is smaller than the tokenizer's {vocab_size}: "
                         "leave it 0 to take the tokenizer's")
-    layout = place.Layout(mesh.make(build.section(config, "mesh"), devices), rules.find(config.rules))
+    layout = place.Layout(mesh.make(build.section(config, "mesh"), devices), build.layout_rules(config))
     model = build.build(config, "model")
     optimizer = build.section(config, "optimizer")
     trainable = masks.trainable(model.abstract, optimizer.frozen)

@@ -11,7 +11,7 @@ from jaxlm.cli import flags as command_line
 from jaxlm.core import tree
 from jaxlm.core.log import count, size
 from jaxlm.optim import masks, optimizers, schedules
-from jaxlm.parallel import mesh, place, rules
+from jaxlm.parallel import mesh, place
 from jaxlm.training import flops, state, step
 
 FLAGS = flags.FLAGS
@@ -25,7 +25,7 @@ def main(config: ConfigDict) -> None:
         # The tokenizer may not be trained yet; its configured size is what the model will get.
         config.model.vocab_size = getattr(config.tokenizer, "vocab_size", 0) or build.build(config, "tokenizer", None).vocab_size
     sizes = mesh.sizes(build.section(config, "mesh"), devices)
-    layout = place.Layout(AbstractMesh(tuple(sizes.values()), tuple(sizes)), rules.find(config.rules))
+    layout = place.Layout(AbstractMesh(tuple(sizes.values()), tuple(sizes)), build.layout_rules(config))
     model = build.build(config, "model")
     optimizer = build.section(config, "optimizer")
     trainable = masks.trainable(model.abstract, optimizer.frozen)

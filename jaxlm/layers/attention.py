@@ -73,8 +73,7 @@ class Attention(nnx.Module):
             if rotary is not None:
                 q, k = rope.rotate(q, *rotary), rope.rotate(k, *rotary)
             q = constrain(checkpoint_name(q, "qkv"), "batch", "seq", "act_heads", None)
-            k = constrain(checkpoint_name(k, "qkv"), "batch", "seq", "act_kv_heads", None)
-            v = constrain(checkpoint_name(v, "qkv"), "batch", "seq", "act_kv_heads", None)
+            k, v = _everywhere(checkpoint_name(k, "qkv")), _everywhere(checkpoint_name(v, "qkv"))
             store = None
             if cache is not None:
                 k, v, store = cache.extend(k, v)
@@ -94,11 +93,15 @@ class Attention(nnx.Module):
             return constrain(self.o(out), "batch", "seq", "act_embed"), store
 
 
+def _everywhere(x: Array) -> Array:
+    """Keys or values [B, S, K, H], which every query needs: where positions are split, computed split and then gathered."""
+    return place.move(x, ("batch", "seq", "act_kv_heads", None), ("batch", None, "act_kv_heads", None))
+
+
 def backend(name: str) -> str:
     """The backend behind a config's word: "auto" is what is exact and fastest on the platform that the layout is on."""
     if name != "auto":
         return name
     layout = place.active()
     platform = jax.default_backend() if layout is None else layout.platform
-    split = layout is not None and layout.rules.acts.get("seq")
-    return "xla_cpu" if platform == "cpu" and not split else "xla"
+    return "xla_cpu" if platform == "cpu" and not place.splits("seq") else "xla"

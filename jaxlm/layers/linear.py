@@ -107,11 +107,11 @@ def _flat() -> bool:
     if layout is None:
         return jax.default_backend() == "cpu"
     # Rows and positions merge into one dimension, which is only possible without moving data if positions are whole.
-    return layout.platform == "cpu" and not layout.rules.acts.get("seq")
+    return layout.platform == "cpu" and not place.splits("seq")
 
 
 # The axis of an activation that a weight's dimension meets; absent = whole while computing.
-_COMPUTE = {"vocab": "act_vocab", "heads": "act_heads", "kv_heads": "act_kv_heads", "mlp": "act_mlp"}
+_COMPUTE = {"vocab": "act_vocab", "heads": "act_heads", "kv_heads": "act_kv_heads", "mlp": "act_mlp", "expert": "act_expert"}
 
 
 def _whole(w: Array, axes: Axes) -> Array:

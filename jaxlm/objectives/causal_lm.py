@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxlm.core.types import Batch, Mean, Objective, Outputs
 from jaxlm.ops import loss as losses
+from jaxlm.parallel import place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ def build(config: Config) -> Objective:
         means = losses.cross_entropy(
             outputs.hidden, outputs.table, batch["targets"], batch["weights"], bias=outputs.bias,
             soft_cap=outputs.soft_cap, z_loss=config.z_loss, label_smoothing=config.label_smoothing,
-            chunks=config.chunks)
+            chunks=config.chunks, flat=not place.splits("seq"))
         return {name: mean for name, mean in means.items() if name != "z_loss" or config.z_loss}
 
     return Objective(prepare, loss)

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,6 +64,24 @@ def constrain(x: Array, *axes: str | None) -> Array:
     if len(axes) != x.ndim:
         raise ValueError(f"{len(axes)} axis names {axes} for an array of shape {x.shape}")
     return jax.lax.with_sharding_constraint(x, layout.sharding(*axes))
+
+
+def splits(axis: str) -> bool:
+    """Whether the layout in force splits this axis of activations."""
+    layout = active()
+    return layout is not None and layout.rules.parts(axis, layout.mesh.shape) > 1
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def move(x: Array, here: tuple[str | None, ...], there: tuple[str | None, ...]) -> Array:
+    """x, split by the names `here`, laid out as `there`; its gradient is brought back to `here`.
+
+    Left to autodiff, the gradient of something gathered would be asked for whole: summed on every device, then cut.
+    """
+    return constrain(constrain(x, *here), *there)
+
+
+move.defvjp(lambda x, here, there: (move(x, here, there), None), lambda here, there, _, d_x: (constrain(d_x, *here),))
 
 
 def shardings(axes: Any, layout: Layout, abstract: Any = None) -> Any:

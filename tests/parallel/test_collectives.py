@@ -1,0 +1,154 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""What the compiler makes of the training step under each rule: what crosses devices and why, how often it is compiled, what it keeps."""
+import collections
+import functools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxlm import build
+from jaxlm.models import llama
+from jaxlm.parallel import place, rules
+from jaxlm.training import state as states
+from jaxlm.training import step as steps
+from tests.test_equivalence import layout_of
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# No size of a weight is one of positions or of rows x positions, whole or in parts: a shape says what it is.
+ROWS, LENGTH, VOCAB, EMBED, MLP = 16, 24, 128, 64, 160
+TOKENS = {LENGTH, LENGTH // 2, *(ROWS * LENGTH // parts for parts in (1, 2, 4, 8))}
+MODEL = llama.Config(vocab_size=VOCAB, layers=2, heads=4, kv_heads=2, embed=EMBED, mlp=MLP)
+COLLECTIVE = re.compile(r"\s*(?:ROOT )?%?\S+ = (.+?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+
+# Per device and step, (what moves, what for, where): arrays, however the compiler bundles them. Q, K, V, O, gate, up
+# and down are the 7 matrices of a layer; lookup table and head lie outside the loop.
+WEIGHTS = {("all-gather", "weight", "forward"): 7, ("all-gather", "weight", "backward"): 7, ("all-gather", "weight", "outside"): 2}
+EXPECTED = {
+    # Every device computes its rows with all parameters: gradients are summed, and nothing else of size.
+    "dp": {("all-reduce", "weight", "backward"): 7, ("all-reduce", "weight", "outside"): 2},
+    # Each weight is gathered to be used, and again for its gradient. That is summed within fsdp and across data: for
+    # the head and the matrices these are two sums (one reduce-scatter and one of parts, where the backend makes them).
+    "fsdp": {**WEIGHTS, ("all-reduce", "weight", "backward"): 14, ("all-reduce", "weight", "outside"): 3},
+    # The same, and in each layer keys and values are gathered over seq, their gradients summed; segments once a step.
+    "fsdp_seq": {**WEIGHTS, ("all-reduce", "weight", "backward"): 14, ("all-reduce", "weight", "outside"): 4,
+                 ("all-gather", "activation", "forward"): 2, ("all-reduce", "activation", "backward"): 2,
+                 ("all-gather", "activation", "outside"): 1},
+    # No weight moves. What two halves of a layer's heads or hidden features add to the residual stream is summed (2), and
+    # so is what they hand back (q, k, v, gate, up: 5; GPU and TPU add before they sum). Outside: the lookup, and
+    # of the head the features' gradient, the largest logit, the normaliser, the target's logit, the rank test.
+    "tp": {("all-reduce", "weight", "backward"): 7, ("all-reduce", "weight", "outside"): 2,
+           ("all-reduce", "activation", "forward"): 2, ("all-reduce", "activation", "backward"): 5,
+           ("all-reduce", "activation", "outside"): 6},
+    # Both.
+    "fsdp_tp": {**WEIGHTS, ("all-reduce", "weight", "backward"): 14, ("all-reduce", "weight", "outside"): 3,
+                ("all-reduce", "activation", "forward"): 2, ("all-reduce", "activation", "backward"): 5,
+                ("all-reduce", "activation", "outside"): 6},
+}
+
+
+def collectives(text: str) -> dict[str, int]:
+    """'kind weight|activation forward|backward|outside' -> how many arrays; sums of single vectors and numbers left out."""
+    found = collections.Counter()
+    for line in text.splitlines():
+        op = COLLECTIVE.match(line)
+        if op is None:
+            continue
+        name = re.search(r'op_name="([^"]*)"', line)
+        name = name[1] if name else ""
+        where = "outside" if "while/body" not in name else "backward" if "transpose(jvp" in name else "forward"
+        for sizes in re.findall(r"\w+\[([\d,]*)\]", op[1]):
+            shape = [int(n) for n in sizes.split(",") if n and n != "1"]
+            what = "activation" if TOKENS & set(shape) else "weight"
+            if what == "activation" or len(shape) > 1:
+                found[f"{op[2]} {what} {where}"] += 1
+    return dict(found)
+
+
+def measure(rule: str) -> dict:
+    """Compile the training step under a rule, run it twice, and tell what was seen."""
+    model, layout = llama.build(MODEL), layout_of(rule)
+    objective = build.find("objective", "causal_lm")
+    tx, trainable = optax.adamw(1e-3), jax.tree.map(lambda _: True, model.abstract)
+    compiled = []
+    with place.use(layout):
+        target = states.abstract(model, tx, trainable, layout)
+        state = states.initialise(model, tx, trainable, 0, target)
+        rows = np.random.default_rng(0).integers(1, VOCAB, (ROWS, LENGTH)).astype(np.int32)
+        ids = np.ones_like(rows)
+        host = {"tokens": rows, "targets": rows, "segments": ids, "positions": np.cumsum(ids, 1, np.int32) - 1,
+                "weights": ids.astype(np.float32)}
+        batch = place.put(host, layout, ROWS)
+        step = steps.make_step(model, objective.build(objective.Config()), tx, optax.constant_schedule(1e-3), trainable)
+        note = lambda event, duration, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
+        jax.monitoring.register_event_duration_secs_listener(note)
+        program = steps.compile_step(step, target, batch, layout.replicated)
+        for _ in range(2):
+            old = state
+            state, metrics = program(state, batch)
+        jax.block_until_ready(metrics)
+        count = len(compiled)
+    return {
+        "collectives": collectives(program.as_text()),
+        "compilations": count,
+        "kept": program.memory_analysis().alias_size_in_bytes,
+        "state": states.bytes_per_device(target),
+        "given": all(x.is_deleted() for x in jax.tree.leaves(old)),
+        "steps": int(state.step),
+    }
+
+
+def main() -> None:
+    """A line of JSON for each rule; what the compiler complains of goes to standard error under the rule's name."""
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache brings no warnings
+    for rule in rules.RULES:
+        print(f"rule: {rule}", file=sys.stderr, flush=True)
+        print(json.dumps({"rule": rule, **measure(rule)}), flush=True)
+
+
+@functools.cache
+def report() -> dict[str, dict]:
+    """`main` in a process of its own: the compiler speaks on standard error, which conftest quiets here."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "0"}
+    run = subprocess.run([sys.executable, "-c", "from tests.parallel import test_collectives as t; t.main()"], cwd=ROOT,
+                         env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    out = {line["rule"]: line for line in map(json.loads, run.stdout.splitlines())}
+    for part in run.stderr.split("rule: ")[1:]:
+        out[part.split()[0]]["stderr"] = part
+    return out
+
+
+@pytest.mark.parametrize("rule", rules.RULES)
+def test_what_crosses_devices(rule):
+    """Fails if keys are gathered before they are projected (`source = move(x, ...)`), `_whole` gives the weight as it is
+    stored, or `_split_product` leaves its gradient to autodiff."""
+    found = {tuple(key.split()): count for key, count in report()[rule]["collectives"].items()}
+    assert found == EXPECTED[rule]
+
+
+@pytest.mark.parametrize("rule", rules.RULES)
+def test_nothing_is_replicated_to_be_moved(rule):
+    """Fails if Embed drops its constraint on the table, or cross_entropy merges split rows and positions (flat=True)."""
+    assert "Involuntary full rematerialization" not in report()[rule]["stderr"]
+
+
+@pytest.mark.parametrize("rule", rules.RULES)
+def test_one_compilation(rule):
+    """Fails if a second call compiles again: return `jitted` from compile_step and drop its out_shardings."""
+    assert report()[rule]["compilations"] == 1 and report()[rule]["steps"] == 2
+
+
+@pytest.mark.parametrize("rule", rules.RULES)
+def test_the_state_is_updated_in_place(rule):
+    """Fails if compile_step does not donate the state: drop donate_argnums."""
+    seen = report()[rule]
+    assert seen["given"] and seen["kept"] >= seen["state"], seen
