@@ -79,6 +79,7 @@ class Checkpoints:
             raise UserError("; ".join(problems))
         self.path, self.config, self.writing = epath.Path(path), config, writing
         self.restored: int | None = None  # the step this run goes on from
+        self.pinned: set[int] = set()  # steps that are kept whatever the config says
         self._ours: set[int] = set()  # steps that belong to this run's history
         self._bodies: dict[int, dict] = {}
         self._saving: int | None = None  # the step being written
@@ -247,7 +248,7 @@ class Checkpoints:
     def _collect(self) -> None:
         """Delete what is not kept. Only called when every step in the list is complete."""
         steps = self.steps()
-        keep = {*steps[-self.config.latest:], *self._ranked()[:self.config.best]}
+        keep = {*self.pinned, *steps[-self.config.latest:], *self._ranked()[:self.config.best]}
         keep |= {s for s in steps if self.config.keep_every and s % self.config.keep_every == 0}
         self._move({s: self.path / f"{s}{_DROPPED}" for s in steps if s not in keep}, delete=True)
 

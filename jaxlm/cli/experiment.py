@@ -27,9 +27,11 @@ from jaxlm.training import state as states
 from jaxlm.training import step as steps
 
 # What may differ when a run goes on: rhythm, layout and formulation change nothing that is computed.
-FREE = ("train.steps", "train.log_every", "train.profile", "train.tensorboard", "train.picture", "train.baseline",
-        "train.sample", "train.accumulate", "train.max_skipped", "train.allow_changes", "eval.", "checkpoints.", "generate.", "mesh.",
-        "rules", "table.", "start.", "data.cache_dir", "data.prefetch", "data.verify", "model.scan", "model.remat", "objective.chunks")
+FREE = (
+    "train.steps", "train.log_every", "train.profile", "train.tensorboard", "train.picture", "train.baseline", "train.sample",
+    "train.accumulate", "train.max_skipped", "train.flights", "train.explode", "train.allow_changes", "eval.", "checkpoints.",
+    "generate.", "mesh.", "rules", "table.", "start.", "data.cache_dir", "data.prefetch", "data.verify", "model.scan", "model.remat",
+    "model.attention_backend", "objective.chunks")
 
 
 @dataclasses.dataclass(frozen=True)

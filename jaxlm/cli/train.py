@@ -12,7 +12,7 @@ from jaxlm import build
 from jaxlm.checkpoints import start
 from jaxlm.checkpoints.manager import Checkpoints
 from jaxlm.cli import experiment as experiments
-from jaxlm.cli import finish
+from jaxlm.cli import finish, record as records
 from jaxlm.cli import flags as command_line
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
@@ -80,12 +80,13 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
         batch = next(put)
         per_step = 3 * flops.count(lambda p, b: run.loss(p, b, None)[0], run.target.params, batch)
         rates = loop.Rates(batch["tokens"].size, per_step, peak * jax.device_count())
+        recorder = records.recorder(run, drawn, corpus.fingerprint, checkpoints, workdir)
         update = step.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, train.accumulate)
         state = loop.train(
             state, step.compile_step(update, state, batch, run.layout.replicated), itertools.chain([batch], put), train,
             rates, start=begin, write=record.write, save=save_whole,
             events=(loop.Event(run.config.eval.every, assess), loop.Event(run.config.checkpoints.every, save)),
-            waited=lambda: source.waiting.seconds, profile_dir=str(workdir / "profile"))
+            waited=lambda: source.waiting.seconds, profile_dir=str(workdir / "profile"), watch=recorder.watch)
     return state, latest
 
 

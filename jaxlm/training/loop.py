@@ -23,6 +23,8 @@ class Config:
     accumulate: int = 1  # micro-batches that one update is computed in
     log_every: int = 10  # steps
     max_skipped: int = 10  # non-finite steps in a row before the run saves and stops
+    flights: int = 10  # records of skipped or exploding steps kept in WORKDIR/flight; 0 = none
+    explode: float = 0.0  # a gradient norm above so many times the median of the last 50 is recorded; 0.0 = none is
     profile_at: int = 0  # step at which a profile is taken; 0 = never
     profile_steps: int = 3
     allow_changes: bool = False  # go on with a run although its text, tokenizer or settings have changed
@@ -37,7 +39,7 @@ class Config:
                for name in ("batch_size", "accumulate", "log_every", "max_skipped", "profile_steps")
                if getattr(self, name) < 1]
         out += [f"train.{name} is {getattr(self, name)}: it must be 0 or more"
-                for name in ("steps", "profile_at", "sample_tokens") if getattr(self, name) < 0]
+                for name in ("steps", "flights", "explode", "profile_at", "sample_tokens") if getattr(self, name) < 0]
         if self.accumulate >= 1 and self.batch_size % self.accumulate:
             out.append(f"train.batch_size {self.batch_size} is not a multiple of train.accumulate {self.accumulate}")
         if self.baseline not in ("", "trigram"):
@@ -106,11 +108,13 @@ def train(
     save: Callable[[int, TrainState], None],
     waited: Callable[[], float],
     profile_dir: str,
+    watch: Callable[[int, dict[str, Any], TrainState], None] = lambda number, metrics, state: None,
 ) -> TrainState:
     """Runs updates start + 1 to config.steps and returns the last state.
 
     write(step, values) records; save(step, state) writes a checkpoint and waits until it is whole; waited() is the
-    seconds spent waiting for data so far. Raises UserError after max_skipped non-finite steps in a row and
+    seconds spent waiting for data so far; watch(step, metrics, state) sees every step's metrics on the host, with the
+    state after the newest dispatched step, which it must not keep. Raises UserError after max_skipped non-finite steps in a row and
     Interrupted after a signal, both once the state is saved.
     """
     window = Window(rates, waited)
@@ -123,6 +127,9 @@ def train(
                 return ""
             number, metrics = pending[0], jax.device_get(pending[1])
             window.add(metrics)
+            began = time.monotonic()
+            watch(number, metrics, state)
+            window.exclude(time.monotonic() - began)
             bar.update()
             total, row = (int(x) for x in metrics["skipped"])
             if row:
