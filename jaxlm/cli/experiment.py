@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from jaxlm.core.types import Batch, Objective, TrainState
 from jaxlm.data import corpus, pipeline, sampler, store
 from jaxlm.data.tokenizers import tokenizer as tokenizers
 from jaxlm.optim import average, masks, optimizers, schedules
-from jaxlm.parallel import mesh, place
+from jaxlm.parallel import mesh, place, processes
 from jaxlm.training import evaluate
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
@@ -59,8 +60,7 @@ class Experiment:
 
     def batches(self, drawn: Any, start: int, stop: int) -> pipeline.Batches:
         """This host's rows of the batches start to stop, made ready ahead."""
-        share = drawn.batch_size // jax.process_count()
-        mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+        mine = place.local_rows(self.layout, drawn.batch_size)
         return pipeline.batches(drawn, self.objective.prepare, start, stop, mine, self.config.data.prefetch)
 
     def put(self, source: pipeline.Batches, rows: int) -> Iterator[Batch]:
@@ -107,10 +107,15 @@ def experiment(config: ConfigDict, vocab_size: int, devices: list | None = None)
 def text(config: ConfigDict, workdir: str, tokenizer: Any = None) -> tuple[Any, corpus.Corpus]:
     """(tokenizer, corpus) of the config's source: trained, tokenised and stored now unless the cache has them."""
     data, source, fields = build.section(config, "data"), build.find("source", config.source.name), build.section(config, "source")
-    if tokenizer is None:
-        kind = build.find("tokenizer", config.tokenizer.name)
-        tokenizer = corpus.tokenizer(data, source, fields, kind, build.section(config, "tokenizer"), workdir)
-    return tokenizer, corpus.build(data, source, fields, tokenizer, workdir)
+    kind, settings = build.find("tokenizer", config.tokenizer.name), build.section(config, "tokenizer")
+
+    def made() -> tuple[Any, corpus.Corpus]:
+        chosen = corpus.tokenizer(data, source, fields, kind, settings, workdir) if tokenizer is None else tokenizer
+        return chosen, corpus.build(data, source, fields, chosen, workdir)
+
+    out = processes.in_turn(made)  # others find in a shared folder what the first has made
+    processes.agree("the text or its tokenizer", json.dumps([out[0].fingerprint, out[1].fingerprint], sort_keys=True))
+    return out
 
 
 def documents(config: ConfigDict, held_out: bool) -> Iterator[bytes]:
@@ -179,7 +184,9 @@ def open_run(config: ConfigDict, workdir: str, step: int = 0) -> Trained:
 
 
 def write_atomically(path: pathlib.Path, content: str) -> None:
-    """A file is whole or absent, whenever the process dies."""
+    """A file is whole or absent, whenever the process dies; of several processes the first writes it."""
+    if not processes.first():
+        return
     partial = path.with_name(path.name + ".partial")
     partial.write_text(content)
     os.replace(partial, path)

@@ -8,12 +8,19 @@ from jaxlm.cli.experiment import Experiment, documents
 from jaxlm.core.log import say
 from jaxlm.data import trigram
 from jaxlm.generate import text as texts
+from jaxlm.parallel import processes
 from jaxlm.training import picture
 
 
 def show(run: Experiment, params: Any, tokenizer: Any, latest: dict[str, float], workdir: pathlib.Path) -> None:
     """Prints the result on standard output; draws WORKDIR/loss.png."""
-    train = run.section("train")
+    train, sample = run.section("train"), None
+    if train.sample_tokens:  # by all processes together, so before what the first does alone
+        settings = dataclasses.replace(run.section("generate"), max_new_tokens=train.sample_tokens)
+        sample = texts.generate(run.model, params, tokenizer, [train.sample], settings,
+                                max_len=getattr(run.config.model, "max_len", 0), layout=run.layout)[0]
+    if not processes.first():
+        return
     print("held out: " + ", ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in latest.items()))
     baseline = None
     if train.baseline == "trigram" and latest:
@@ -23,8 +30,5 @@ def show(run: Experiment, params: Any, tokenizer: Any, latest: dict[str, float],
         print(f"held-out bits per byte: {latest['eval/bits_per_byte']:.4f}; of a byte-trigram model of the same text: {bits:.4f}")
     if train.picture:
         print(f"loss curve: {picture.loss_curve(workdir, workdir.name, baseline)}")
-    if train.sample_tokens:
-        settings = dataclasses.replace(run.section("generate"), max_new_tokens=train.sample_tokens)
-        result = texts.generate(run.model, params, tokenizer, [train.sample], settings,
-                                max_len=getattr(run.config.model, "max_len", 0), layout=run.layout)[0]
-        print(f"a continuation of {train.sample!r}:\n{train.sample}{result.text}")
+    if sample is not None:
+        print(f"a continuation of {train.sample!r}:\n{train.sample}{sample.text}")

@@ -12,10 +12,16 @@ from ml_collections import ConfigDict, config_flags
 
 from jaxlm import build
 from jaxlm.core.errors import UserError, nearest
+from jaxlm.parallel import processes
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, tokenizer, config.")
 flags.DEFINE_integer("cpu_devices", 0, "Split the CPU into that many devices, to try a mesh without accelerators.")
+flags.DEFINE_string("coordinator", "", "Of several processes: host:port of process 0, or auto; also JAXLM_COORDINATOR.")
+flags.DEFINE_integer("process_count", 0, "How many processes there are; also JAXLM_PROCESS_COUNT.")
+flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0; also JAXLM_PROCESS_ID.")
+flags.DEFINE_integer("join_seconds", 300, "How long to wait until all processes are there.", lower_bound=1)
+flags.DEFINE_integer("heartbeat_seconds", 20, "After how long a silent process is lost, and the others stop.", lower_bound=2)
 
 
 def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> None:
@@ -46,9 +52,17 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
             if FLAGS.cpu_devices:
                 jax.config.update("jax_platforms", "cpu")
                 jax.config.update("jax_num_cpu_devices", FLAGS.cpu_devices)
+            processes.initialise(
+                FLAGS.coordinator, FLAGS.process_count, FLAGS.process_id, join_seconds=FLAGS.join_seconds,
+                heartbeat_seconds=FLAGS.heartbeat_seconds, resume="Start all processes again with the same command: the run goes on "
+                f"from the newest checkpoint in {FLAGS.workdir}")
             command(FLAGS.config)
         except UserError as error:
             _fail(str(error))
+        except Exception as error:  # noqa: BLE001 - one of several must not wait at the exit for those that wait for it
+            if not processes.several():
+                raise
+            _fail(processes.explain(error), 1)
 
     app.run(guarded, flags_parser=parse)
 
@@ -106,6 +120,6 @@ def _explain(error: Exception) -> str:
     return " ".join(lines) if isinstance(error, flags.Error) else f"--config: {type(error).__name__}: {' '.join(lines)}"
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 2) -> None:
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    processes.leave(code)

@@ -11,6 +11,7 @@ from jaxlm import build
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
 from jaxlm.generate import text as texts
+from jaxlm.parallel import processes
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("step", 0, "Checkpoint to use; 0 = the newest.")
@@ -21,6 +22,7 @@ flags.DEFINE_bool("json", False, "Write one JSON line per prompt instead of text
 def main(config: ConfigDict) -> None:
     build.validate(config, jax.device_count())
     prompts = FLAGS.prompt or [line.rstrip("\n") for line in sys.stdin]
+    processes.agree("the list of prompts", json.dumps(prompts))
     trained = experiments.open_run(config, FLAGS.workdir, FLAGS.step)
     stream = len(prompts) == 1 and not FLAGS.json
     if stream:

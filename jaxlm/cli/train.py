@@ -19,7 +19,7 @@ from jaxlm.core.errors import UserError
 from jaxlm.core.log import count, say
 from jaxlm.core.types import TrainState
 from jaxlm.data import sampler
-from jaxlm.parallel import place
+from jaxlm.parallel import place, processes
 from jaxlm.training import flops, loop, metrics, step
 
 FLAGS = flags.FLAGS
@@ -29,10 +29,11 @@ def main(config: ConfigDict) -> None:
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing: name the folder that the run is kept in")
     build.validate(config, jax.device_count())
+    processes.agree("the config", build.to_json(config))
     workdir = pathlib.Path(FLAGS.workdir).resolve()
     tokenizer, corpus = experiments.text(config, workdir)
     run = experiments.experiment(config, tokenizer.vocab_size)
-    peak, origin = flops.peak(jax.devices()[0])
+    peak, origin = flops.peak(jax.local_devices()[0])
     say(f"{count(tree.size(run.target.params))} parameters, {len(corpus.train):,} rows of {config.data.seq_len} tokens, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), peak {count(peak)} FLOP/s each ({origin})")
     with place.use(run.layout), Checkpoints(workdir / "checkpoints", run.section("checkpoints")) as checkpoints:
@@ -53,7 +54,7 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
     latest: dict[str, float] = {}
     evaluated: list[int] = []  # the step of `latest`
     drawn = sampler.Sampler(corpus.train, train.batch_size, run.config.seed, run.config.data.shuffle)
-    with metrics.Metrics(workdir, begin, train.tensorboard) as record, run.batches(drawn, begin, train.steps) as source:
+    with metrics.Metrics(workdir, begin, train.tensorboard, processes.first()) as record, run.batches(drawn, begin, train.steps) as source:
 
         def assess(number: int, now: TrainState) -> None:
             if corpus.eval is None:

@@ -9,8 +9,19 @@ from typing import Any
 from tqdm import tqdm
 
 
+_silent = False
+
+
+def silence() -> None:
+    """From now on nothing is said or shown: another process of the run speaks for all."""
+    global _silent
+    _silent = True
+
+
 def say(*words: Any) -> None:
     """A line on standard error, so that standard output stays what the command was asked for."""
+    if _silent:
+        return
     tqdm.write(" ".join(str(w) for w in words), file=sys.stderr)
 
 
@@ -24,7 +35,7 @@ class Progress:
                  unit_scale: bool = False):
         self.total, self.what, self.unit, self.every, self.count, self.start = total, what, unit, every, start, start
         self._note = ""
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty() and not _silent
         self._began = self._last = time.monotonic()
         # A terminal that does not tell its size (some containers' do not) would get no bar at all.
         told = self._terminal and all(os.get_terminal_size(sys.stderr.fileno()))
@@ -36,7 +47,7 @@ class Progress:
         self.count += n
         self._bar.update(n)
         now = time.monotonic()
-        if not self._terminal and now - self._last >= self.every:
+        if not self._terminal and not _silent and now - self._last >= self.every:
             self._last = now
             self._line(now)
 
@@ -59,7 +70,7 @@ class Progress:
         print(f"{line}, {clock(seconds)} gone" + (f", {self._note}" if self._note else ""), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        if not self._terminal and time.monotonic() - self._began >= 1.0:
+        if not self._terminal and not _silent and time.monotonic() - self._began >= 1.0:
             self._line(time.monotonic())
         self._bar.close()
 

@@ -125,10 +125,26 @@ def batch_sharding(layout: Layout, rank: int) -> NamedSharding:
     return layout.sharding(*("batch", "seq")[:rank], *(None,) * (rank - 2))
 
 
+def local_rows(layout: Layout, rows: int) -> slice:
+    """The rows of a global batch that this process's devices hold, from the first to the last of them.
+
+    Asked of the sharding: a mesh may order devices otherwise than processes, or split within a row over processes.
+    """
+    held = [at[0].indices(rows) for at in batch_sharding(layout, 2).addressable_devices_indices_map((rows, 1)).values()]
+    return slice(min(start for start, _, _ in held), max(stop for _, stop, _ in held))
+
+
 def put(batch: dict[str, np.ndarray], layout: Layout, rows: int) -> Batch:
-    """This process's rows of a global batch of `rows` rows, onto the devices."""
+    """This process's rows (`local_rows`) of a global batch of `rows` rows, onto the devices."""
+    first = local_rows(layout, rows).start
+
     def one(x: np.ndarray) -> Array:
         x = np.asarray(x)
-        return jax.make_array_from_process_local_data(batch_sharding(layout, x.ndim), x, (rows, *x.shape[1:]))
+
+        def part(at: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = at[0].indices(rows)
+            return x[(slice(start - first, stop - first), *at[1:])]
+
+        return jax.make_array_from_callback((rows, *x.shape[1:]), batch_sharding(layout, x.ndim), part)
 
     return {name: one(x) for name, x in batch.items()}

@@ -12,6 +12,7 @@ import jax
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import Progress, count, say
 from jaxlm.core.types import Batch, Mean, TrainState
+from jaxlm.parallel import processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,10 @@ class Interrupted(SystemExit):
 
 
 class Stop:
-    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT interrupts at once."""
+    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT interrupts at once.
+
+    Of several processes, one that gets a signal stops all after the same step: SIGTERM is left to jax, which tells them.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
@@ -70,7 +74,7 @@ class Stop:
     def __enter__(self) -> "Stop":
         # Only the main thread may set handlers; elsewhere (a notebook's thread, a test) signals stay as they are.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGINT,) if processes.several() else (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._handle)
         return self
 
@@ -78,6 +82,14 @@ class Stop:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+        if processes.several():
+            signal.raise_signal(signal.SIGTERM)
+
+    def after(self, step: int) -> int:
+        """The signal to stop for after this step, or 0; asked once a step."""
+        if processes.several():
+            return signal.SIGTERM if processes.stop_agreed(step) else 0
+        return self.signal
 
     def __exit__(self, *exc: Any) -> None:
         for number, handler in self._old.items():
@@ -156,7 +168,8 @@ def train(
                 jax.profiler.stop_trace()
                 say(f"profile of steps {profiled[0]} to {number} written to {profile_dir}")
             due = [event for event in events if event.due(number, config.steps)]
-            if due or failed or stop.signal:
+            asked = stop.after(number)
+            if due or failed or asked:
                 # Rows end where checkpoints are, so that a resumed run writes the rows of an uninterrupted one.
                 later = flush(log=True)
                 failed = failed or later
@@ -168,11 +181,11 @@ def train(
             for event in due:
                 event.action(number, state)
             window.exclude(time.monotonic() - began)
-            if stop.signal and number < config.steps:
+            if asked and number < config.steps:
                 save(number, state)
-                name = signal.Signals(stop.signal).name
+                name = signal.Signals(asked).name
                 say(f"{name}: saved after step {number} of {config.steps}. Run the same command again to go on.")
-                raise Interrupted(128 + stop.signal)
+                raise Interrupted(128 + asked)
     return state
 
 

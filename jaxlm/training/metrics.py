@@ -14,8 +14,12 @@ from jaxlm.core.errors import UserError
 class Metrics:
     """Appends {"step": n, name: number, ...}; opened at step n it first drops what an interrupted run wrote after n."""
 
-    def __init__(self, workdir: pathlib.Path, step: int = 0, tensorboard: bool = True):
+    def __init__(self, workdir: pathlib.Path, step: int = 0, tensorboard: bool = True, writing: bool = True):
+        """With writing=False (all processes but the first) nothing is read or written."""
+        self._writing, self._board = writing, None
         self.path = workdir / "metrics.jsonl"
+        if not writing:
+            return
         if self.path.exists():
             kept = [json.dumps(row) + "\n" for row in read(self.path) if row["step"] <= step]
             partial = self.path.with_suffix(".partial")
@@ -25,6 +29,8 @@ class Metrics:
         self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if tensorboard else None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
+        if not self._writing:
+            return
         values = {name: float(x) for name, x in values.items()}
         # JSON has no NaN: a number that is not finite is written as its name, and stays readable everywhere.
         row = {name: x if math.isfinite(x) else str(x) for name, x in values.items()}
@@ -34,7 +40,8 @@ class Metrics:
                 self._board.add_scalar(name, x, step)
 
     def close(self) -> None:
-        self._file.close()
+        if self._writing:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
