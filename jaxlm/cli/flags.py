@@ -1,7 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The command line all commands share: a config page or a stored config, overrides, one clear line for a mistake."""
 import pathlib
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jaxlm import build
+from jaxlm.cli import messages
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.parallel import processes
 
@@ -30,7 +30,7 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
 
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-h", "-help", "help"} & set(argv[1:]):
-            _help(command)
+            messages.usage(command)
         try:
             rest = FLAGS(_define_config(argv, needs_run))
             if len(rest) > 1:
@@ -44,7 +44,7 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
             _fail(str(error))
         # A page is the user's code and ml_collections reports overrides by many types: all of them end here.
         except Exception as error:  # noqa: BLE001
-            _fail(_explain(error))
+            _fail(messages.explain(error))
 
     def guarded(_: Any) -> None:
         logging.set_verbosity(logging.WARNING)  # the libraries below tell much that is no concern of the user's
@@ -65,18 +65,6 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
             _fail(processes.explain(error), 1)
 
     app.run(guarded, flags_parser=parse)
-
-
-def _help(command: Callable) -> None:
-    """What the command does, its flags, and every field of a config with its default."""
-    print(command.__globals__["__doc__"].strip() + "\n")
-    for module, found in FLAGS.flags_by_module_dict().items():
-        if module.startswith("jaxlm") or module == sys.argv[0]:
-            print("\n".join(f"  --{flag.name}: {flag.help} (default: {flag.default})" for flag in found))
-    print("  --config: a page (configs/gpt_tiny.py) or the config.json of a run\n"
-          "  --config.SECTION.FIELD=VALUE: one field; these are there, with the defaults of gpt on text:\n")
-    print(build.show(build.defaults()))
-    sys.exit(0)
 
 
 def _define_config(argv: list[str], needs_run: bool) -> list[str]:
@@ -103,21 +91,6 @@ def _define_config(argv: list[str], needs_run: bool) -> list[str]:
     found = build.from_json(path.read_text(), str(path))
     config_flags.DEFINE_config_dict("config", found, "The stored config.", lock_config=True, sys_argv=rest)
     return rest
-
-
-def _explain(error: Exception) -> str:
-    """What the libraries behind the flags raise, as one line."""
-    text = str(error.args[0]) if error.args else ""
-    guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
-    if guess:
-        return f"--config: there is no field '{guess[2]}', did you mean '{guess[1]}'?"
-    missing = isinstance(error, (AttributeError, KeyError)) and re.fullmatch(r"\W*(\w+)\W*", text)
-    if missing:
-        return f"--config: there is no field '{missing[1]}'"
-    lines = [line for line in text.splitlines() if line.strip()]
-    if "Traceback" in text:  # a page that raised: its last line says why
-        return lines[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
-    return " ".join(lines) if isinstance(error, flags.Error) else f"--config: {type(error).__name__}: {' '.join(lines)}"
 
 
 def _fail(message: str, code: int = 2) -> None:

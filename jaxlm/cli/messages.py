@@ -1,0 +1,39 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""What the command line says: its help, and a library's error as one line that names the field."""
+import re
+import sys
+from collections.abc import Callable
+
+from absl import flags
+
+from jaxlm import build
+from jaxlm.core.errors import UserError
+
+FLAGS = flags.FLAGS
+
+
+def usage(command: Callable) -> None:
+    """What the command does, its flags, and every field of a config with its default."""
+    print(command.__globals__["__doc__"].strip() + "\n")
+    for module, found in FLAGS.flags_by_module_dict().items():
+        if module.startswith("jaxlm") or module == sys.argv[0]:
+            print("\n".join(f"  --{flag.name}: {flag.help} (default: {flag.default})" for flag in found))
+    print("  --config: a page (configs/gpt_tiny.py) or the config.json of a run\n"
+          "  --config.SECTION.FIELD=VALUE: one field; these are there, with the defaults of gpt on text:\n")
+    print(build.show(build.defaults()))
+    sys.exit(0)
+
+
+def explain(error: Exception) -> str:
+    """What the libraries behind the flags raise, as one line."""
+    text = str(error.args[0]) if error.args else ""
+    guess = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
+    if guess:
+        return f"--config: there is no field '{guess[2]}', did you mean '{guess[1]}'?"
+    missing = isinstance(error, (AttributeError, KeyError)) and re.fullmatch(r"\W*(\w+)\W*", text)
+    if missing:
+        return f"--config: there is no field '{missing[1]}'"
+    lines = [line for line in text.splitlines() if line.strip()]
+    if "Traceback" in text:  # a page that raised: its last line says why
+        return lines[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
+    return " ".join(lines) if isinstance(error, flags.Error) else f"--config: {type(error).__name__}: {' '.join(lines)}"
