@@ -112,3 +112,15 @@ def test_chunked_loss_and_unrolled_layers(family):
     """Fails if a chunk of the loss is dropped, or unrolled layers take another layer's parameters."""
     layout = place.Layout(mesh.make(mesh.Config(data=1), jax.devices()[:1]), rules.find("dp"))
     close(run(model_of(family, scan=False), layout, chunks=3), reference(family))
+
+
+def test_chunked_loss_of_split_positions():
+    """Fails if a chunk takes its positions from one part of the row but its targets from another (cut by `parts` of flat)."""
+    close(run(model_of("gpt"), layout_of("fsdp_seq"), chunks=3), reference("gpt"))
+
+
+def test_a_table_of_ones_own():
+    """Rows over two axes, matrices over two others at once, and half of what is computed. Fails as the named rules do."""
+    own = rules.Config(("embed=data+seq", "mlp=tensor", "vocab=fsdp"), ("batch=data+fsdp", "act_mlp=tensor", "act_vocab=seq"))
+    layout = place.Layout(mesh.make(mesh.Config(data=2, fsdp=1, seq=2, tensor=2)), rules.find("custom", own))
+    close(run(model_of("llama"), layout), reference("llama"))

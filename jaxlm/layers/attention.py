@@ -1,16 +1,19 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Multi-head attention as a layer: projections, rotary positions, a cache, and the backend that suits the platform."""
 
+import dataclasses
+
 import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array
 from jaxlm.layers.cache import View
 from jaxlm.layers.linear import Init, Linear, normal
 from jaxlm.layers.norm import RMSNorm
 from jaxlm.ops import rope
-from jaxlm.ops.attention import attend
+from jaxlm.ops.attention import KERNELS, attend, refusal
 from jaxlm.ops.masks import Mask
 from jaxlm.parallel import place
 from jaxlm.parallel.place import constrain
@@ -77,18 +80,8 @@ class Attention(nnx.Module):
             store = None
             if cache is not None:
                 k, v, store = cache.extend(k, v)
-            out = attend(
-                q,
-                k,
-                v,
-                mask,
-                scale=self.scale,
-                soft_cap=self.soft_cap,
-                bias=bias,
-                rate=self.rate,
-                key=key,
-                backend=backend(self.backend),
-            )
+            options = dict(scale=self.scale, soft_cap=self.soft_cap, rate=self.rate, key=key)
+            out = _attend(self.backend, q, k, v, mask, bias, options)
             out = constrain(checkpoint_name(out, "context"), "batch", "seq", "act_heads", None)
             return constrain(self.o(out), "batch", "seq", "act_embed"), store
 
@@ -98,10 +91,55 @@ def _everywhere(x: Array) -> Array:
     return place.move(x, ("batch", "seq", "act_kv_heads", None), ("batch", None, "act_kv_heads", None))
 
 
-def backend(name: str) -> str:
-    """The backend behind a config's word: "auto" is what is exact and fastest on the platform that the layout is on."""
-    if name != "auto":
-        return name
+# The kernel that is written for a platform.
+_KERNEL = {"gpu": "cudnn", "tpu": "splash"}
+
+
+def backend(name: str, q: Array, k: Array, mask: Mask, bias: Array | None = None, *, soft_cap: float = 0.0, rate: float = 0.0,
+            key: Array | None = None) -> str:
+    """The backend behind a config's word: "auto" is the platform's kernel where that can do what is asked for, else XLA.
+
+    UserError when a kernel is named that is not for the platform that the layout is on, or for positions that are split.
+    """
     layout = place.active()
     platform = jax.default_backend() if layout is None else layout.platform
-    return "xla_cpu" if platform == "cpu" and not place.splits("seq") else "xla"
+    split = place.splits("seq")
+    if name == "auto":
+        if platform == "cpu":
+            return "xla" if split else "xla_cpu"
+        kernel = _KERNEL.get(platform, "xla")
+        return "xla" if split or refusal(kernel, q, k, mask, soft_cap, bias, rate, key) else kernel
+    if name in KERNELS and _KERNEL.get(platform) != name:
+        raise UserError(f"attention_backend '{name}' is not for {platform}: set it to 'auto'")
+    if name in KERNELS and split:
+        raise UserError(f"attention_backend '{name}' takes whole rows, and rules '{layout.rules.name}' split them: set it to 'auto'")
+    return name
+
+
+def _attend(name: str, q: Array, k: Array, v: Array, mask: Mask, bias: Array | None, options: dict) -> Array:
+    """`attend` by the backend of that name; a kernel, which the compiler cannot split, on each device's own rows and heads."""
+    asked = {field: value for field, value in options.items() if field != "scale"}
+    name, layout = backend(name, q, k, mask, bias, **asked), place.active()
+    if name not in KERNELS or layout is None:
+        return attend(q, k, v, mask, bias=bias, backend=name, **options)
+    if why := refusal(name, q, k, mask, bias=bias, **asked):  # said of the whole, before it is cut
+        raise UserError(f"attention_backend '{name}': {why}. Or set it to 'auto'.")
+    arrays = {f.name: x for f in dataclasses.fields(mask) if isinstance(x := getattr(mask, f.name), jax.Array)}
+    # Slot numbers [T] are all rows' own; everything else of a mask begins with rows, but for a window's single number.
+    split = lambda f, x: () if x.ndim == 0 else (None,) if f.endswith("index") and x.ndim == 1 else ("batch", None)[: x.ndim]
+    spec = layout.rules.spec
+    if spec(("act_heads",)) != spec(("act_kv_heads",)):
+        raise UserError(f"attention_backend '{name}' needs heads and their keys on the same device: rules "
+                        f"'{layout.rules.name}' must split act_heads and act_kv_heads alike")
+    heads = {axis: spec(("batch", None, axis, None)) for axis in ("act_heads", "act_kv_heads")}
+    run = jax.shard_map(
+        lambda q, k, v, arrays, bias: attend(
+            q, k, v, dataclasses.replace(mask, **arrays), bias=bias, backend=name, **{**options, "key": None}),
+        mesh=layout.mesh,
+        in_specs=(heads["act_heads"], heads["act_kv_heads"], heads["act_kv_heads"],
+                  {f: spec(split(f, x)) for f, x in arrays.items()},
+                  None if bias is None else spec(("batch" if bias.shape[0] > 1 else None, "act_heads", None, None))),
+        out_specs=heads["act_heads"],
+        check_vma=False,  # a Pallas call does not say over which axes its result varies
+    )
+    return run(q, k, v, arrays, bias)

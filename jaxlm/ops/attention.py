@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxlm.core.errors import UserError, nearest
-from jaxlm.ops import masks
+from jaxlm.ops import cudnn, masks, splash
 from jaxlm.ops.dropout import dropout
 
 Array = jax.Array
@@ -42,6 +42,7 @@ def attend(
     soft_cap    scores = c * tanh(scores / c); 0 = off
     bias        float [B or 1, N, T, S], added to the scores after the cap
     rate, key   dropout of attention weights; no key, no dropout
+    Raises UserError when the backend is a kernel that cannot do what is asked for: then `refusal` says why.
     """
     if backend not in BACKENDS:
         raise UserError(
@@ -50,8 +51,17 @@ def attend(
         )
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"{q.shape[2]} heads are not a multiple of {k.shape[2]} key/value heads")
+    if why := refusal(backend, q, k, mask, soft_cap, bias, rate, key):
+        raise UserError(f"attention backend '{backend}': {why}. Or choose 'auto' or 'xla', which can do it.")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return BACKENDS[backend](q, k, v, mask, scale, soft_cap, bias, rate, key)
+
+
+def refusal(backend: str, q: Array, k: Array, mask: masks.Mask, soft_cap: float = 0.0, bias: Array | None = None,
+            rate: float = 0.0, key: Array | None = None) -> str:
+    """Why a backend cannot compute this, as a clause that names the way out; "" when it can."""
+    kernel = KERNELS.get(backend)
+    return kernel.refusal(q, k, mask, soft_cap, bias, bool(rate) and key is not None) if kernel else ""
 
 
 def _xla(q, k, v, mask, scale, soft_cap, bias, rate, key):
@@ -123,5 +133,9 @@ def _core_backward(saved, d_out):
 
 _core.defvjp(_core_forward, _core_backward)
 
-# name -> f(q, k, v, mask, scale, soft_cap, bias, rate, key). A kernel that cannot honour an argument raises.
-BACKENDS: dict[str, Callable[..., Array]] = {"xla": _xla, "xla_cpu": _xla_cpu}
+# Kernels of one platform, which can do less: each has `refusal` and `attend`.
+KERNELS = {"cudnn": cudnn, "splash": splash}
+# name -> f(q, k, v, mask, scale, soft_cap, bias, rate, key).
+BACKENDS: dict[str, Callable[..., Array]] = {
+    "xla": _xla, "xla_cpu": _xla_cpu, **{name: kernel.attend for name, kernel in KERNELS.items()}
+}

@@ -19,10 +19,10 @@ FULL = dict(soft_cap=4.0, z_loss=0.01, label_smoothing=0.1)
 
 
 @pytest.mark.parametrize("options", [{}, FULL], ids=["plain", "full"])
-@pytest.mark.parametrize("chunks", [1, 3])
-def test_definition(options, chunks):
+@pytest.mark.parametrize("chunks,flat", [(1, True), (3, True), (1, False), (3, False)])
+def test_definition(options, chunks, flat):
     """Float64 arithmetic gives the same to 1e-5. Fails if smoothing leaks into nll."""
-    got = cross_entropy(HIDDEN, TABLE, TARGETS, WEIGHTS, bias=BIAS, chunks=chunks, **options)
+    got = cross_entropy(HIDDEN, TABLE, TARGETS, WEIGHTS, bias=BIAS, chunks=chunks, flat=flat, **options)
     logits = np.float64(HIDDEN) @ np.float64(TABLE).T + np.float64(BIAS)
     if options:
         logits = 4 * np.tanh(logits / 4)
