@@ -59,7 +59,7 @@ def test_every_command(folder):
     for words in JAXLM:
         small = list(SMALL)
         overridden = {w.split("=")[0] for w in words}
-        if "--config=configs/llama_8b.py" in " ".join(words) or words[1] in ("generate", "evaluate"):
+        if "--config=configs/llama_8b.py" in " ".join(words) or words[1] in ("generate", "evaluate", "replay"):
             small = [s for s in small if "model." not in s] if words[1] == "inspect" else ["--config.eval.batches=1"]
         if "config.json" in " ".join(words):
             small = []
@@ -67,7 +67,7 @@ def test_every_command(folder):
             small += [f"--config.source.path={stdlib}", "--config.source.include=('*.txt',)"]
         if "my_texts/" in " ".join(words) and "include" not in " ".join(words):
             small += ["--config.source.include=('*.txt',)"]
-        if "tokenizer=" not in " ".join(words) and words[1] in ("train", "tokenize") and "config.json" not in " ".join(words):
+        if "tokenizer=" not in " ".join(words) and words[1] in ("train", "tokenize", "compare") and "config.json" not in " ".join(words):
             small += ["--config.tokenizer.vocab_size=300"]
         small = [s for s in small if s.split("=")[0] not in overridden or s.startswith("--config.train.steps")]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(tiny.ROOT)}
