@@ -10,6 +10,8 @@ import tensorboardX
 
 from jaxlm.core.errors import UserError
 
+_COMPARED = ("train/loss", "train/grad_norm")
+
 
 class Metrics:
     """Appends {"step": n, name: number, ...}; opened at step n it first drops what an interrupted run wrote after n."""
@@ -64,3 +66,20 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
                 break
             raise UserError(f"{path}:{number} is not JSON ({error}): mend or remove that line") from error
     return rows
+
+
+def compare(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> tuple[str, bool]:
+    """Rows of two runs, step by step: (what to say, whether all losses and gradient norms are the same bits)."""
+    lines, largest = [], (0.0, 0)
+    for a, b in zip(first, second):
+        different = [name for name in _COMPARED if str(a[name]) != str(b[name])]  # a NaN is its name, and equals itself
+        if different and not lines:
+            lines = [f"step {a['step']} is the first that differs:", *(f"  {n:15} {a[n]!r} and {b[n]!r}" for n in different)]
+        x, y = float(a["train/loss"]), float(b["train/loss"])
+        largest = max(largest, (abs(x - y) / max(abs(x), abs(y), 1e-30), a["step"]))
+    steps = min(len(first), len(second))
+    if not lines:
+        if len(first) != len(second):
+            return f"the losses of {steps} steps are equal, but one run made {len(first)} and the other {len(second)}", False
+        return f"the losses and gradient norms of {steps} steps are equal, bit for bit", True
+    return "\n".join([*lines, f"largest relative difference of the loss in {steps} steps: {largest[0]:.3g} (step {largest[1]})"]), False
