@@ -11,6 +11,7 @@ COMMANDS = {
     "generate": "continue a text with a trained model",
     "tokenize": "train a tokenizer, tokenise the text and show what came out",
     "inspect": "parameters, shardings, bytes and FLOPs of a config, without training",
+    "doctor": "whether this installation, machine or cluster works, and what to do where not",
 }
 
 
