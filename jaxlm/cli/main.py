@@ -13,6 +13,7 @@ COMMANDS = {
     "replay": "run one step of a run again, compare it with what was recorded, name what was not finite first",
     "compare": "the losses of two configs or two revisions on the same data, bit for bit",
     "inspect": "parameters, shardings, bytes and FLOPs of a config, without training",
+    "doctor": "whether this installation, machine or cluster works, and what to do where not",
 }
 
 
