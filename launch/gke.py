@@ -2,7 +2,7 @@
 """Runs a command as a JobSet on TPU nodes of Google Kubernetes Engine.
 
 python launch/gke.py --name=llama --image=REGISTRY/jaxlm:1 --accelerator=tpu-v5-lite-podslice --topology=4x4 --slices=2 \
-    -- jaxlm train --config=configs/llama_1b.py --workdir=gs://bucket/1b
+    -- jaxlm train --config=configs/llama_1b.py --workdir=/mnt/bucket/1b
 
 GKE tells every pod its place and jaxlm reads it. A pod that is lost ends all; the JobSet starts them again and the run goes on from its
 newest checkpoint. --dry_run prints the YAML instead of applying it with kubectl.

@@ -1,7 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Runs a command on all hosts of a Cloud TPU VM slice, through gcloud's ssh.
 
-python launch/tpu_vm.py --name=my-v5e --zone=us-west4-a --folder=jaxlm -- jaxlm train --config=configs/llama_1b.py --workdir=gs://bucket/1b
+python launch/tpu_vm.py --name=my-v5e --zone=us-west4-a --folder=jaxlm -- jaxlm train --config=configs/llama_1b.py --workdir=/mnt/bucket/1b
 
 The code must be in --folder on every host (gcloud compute tpus tpu-vm scp --worker=all). --dry_run prints the command.
 """

@@ -18,6 +18,7 @@ from tests import tiny
 README = (tiny.ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
 JAXLM = [shlex.split(line[line.index("jaxlm "):]) for line in COMMANDS if re.search(r"(^|&& )jaxlm ", line)]
+LAUNCHED = [shlex.split(line) for line in COMMANDS if line.startswith("python launch/")]
 SMALL = ["--config.train.steps=2", "--config.schedule.warmup=1", "--config.data.seq_len=16", "--config.train.batch_size=8",
          "--config.model.embed=16", "--config.eval.batches=1", "--config.train.sample_tokens=3", "--config.train.baseline=",
          "--config.data.holdout=0.3"]
@@ -73,6 +74,13 @@ def test_every_command(folder):
                               env={**os.environ, "PYTHONPATH": str(tiny.ROOT)}, capture_output=True, timeout=300)
         assert done.returncode == 0, f"{' '.join(words + cut_down(words))}\n{done.stderr[-3000:]}"
         assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("words", LAUNCHED, ids=lambda words: words[1])
+def test_every_launcher(words):
+    """Their commands are shown here and run in tests/launch and tests/test_processes.py."""
+    done = subprocess.run([sys.executable, words[1], "--dry_run", *words[2:]], cwd=tiny.ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "jaxlm train" in done.stdout, done.stderr
 
 
 def test_files_that_the_readme_names_exist():

@@ -28,6 +28,8 @@ FLAGS = flags.FLAGS
 def main(config: ConfigDict) -> None:
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing: name the folder that the run is kept in")
+    if "://" in FLAGS.workdir:
+        raise UserError(f"--workdir={FLAGS.workdir}: a run is kept in a folder; mount the bucket (gcsfuse) and name the mount")
     build.validate(config, jax.device_count())
     processes.agree("the config", build.to_json(config))
     workdir = pathlib.Path(FLAGS.workdir).resolve()
