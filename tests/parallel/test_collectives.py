@@ -129,15 +129,15 @@ def report() -> dict[str, dict]:
 
 @pytest.mark.parametrize("rule", rules.RULES)
 def test_what_crosses_devices(rule):
-    """Fails if keys are gathered before they are projected (`source = move(x, ...)`), `_whole` gives the weight as it is
-    stored, or `_split_product` leaves its gradient to autodiff."""
+    """Fails if attention gathers its input instead of keys and values (constrain `source` to whole positions), or
+    cross_entropy merges split rows and positions (flat=True), or "act_mlp" is not split in _TENSOR_ACTS."""
     found = {tuple(key.split()): count for key, count in report()[rule]["collectives"].items()}
     assert found == EXPECTED[rule]
 
 
 @pytest.mark.parametrize("rule", rules.RULES)
 def test_nothing_is_replicated_to_be_moved(rule):
-    """Fails if Embed drops its constraint on the table, or cross_entropy merges split rows and positions (flat=True)."""
+    """Fails if Embed drops its constraint on the rows of the table."""
     assert "Involuntary full rematerialization" not in report()[rule]["stderr"]
 
 
