@@ -79,7 +79,7 @@ def test_every_command(folder):
 @pytest.mark.parametrize("words", LAUNCHED, ids=lambda words: words[1])
 def test_every_launcher(words):
     """Their commands are shown here and run in tests/launch and tests/test_processes.py."""
-    done = subprocess.run([sys.executable, words[1], "--dry_run", *words[2:]], cwd=tiny.ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, words[1], "--dry_run", *(w for w in words[2:] if w != "--dry_run")], cwd=tiny.ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "jaxlm train" in done.stdout, done.stderr
 
 
