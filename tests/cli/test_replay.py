@@ -114,8 +114,7 @@ def test_a_difference_is_told(run, capsys):
 
 
 def test_the_first_module_that_is_not_finite_is_named(spoiled, capsys):
-    """Fails if the search takes the last culprit (`guilty[::-1]` in training/nonfinite.py) or counts layers from the wrong
-    end (`reversed(order)` for forward loops)."""
+    """Fails if the search takes the last culprit: `guilty[::-1]` in training/nonfinite.py."""
     assert replayed(spoiled, 3, look=True) == 0
     shown = capsys.readouterr().out
     assert "not finite before the step: blocks/mlp/up/kernel[1]\n" in shown
@@ -124,7 +123,7 @@ def test_the_first_module_that_is_not_finite_is_named(spoiled, capsys):
 
 
 def test_the_run_itself_recorded_it(spoiled):
-    """Fails if the state that the look is taken of is not the step's own: `number` for `number - 1` in Look."""
+    """What is needed to look into a step is there without a replay."""
     record = flight.read(spoiled / "flight", 3)
     assert record["loss"] == record["grad_norm"] == "nan" and record["step"] == 3 and record["checkpoint"] == 2
     assert len(record["documents"]) == 8 and all(isinstance(i, int) for row in record["documents"] for i in row)

@@ -36,7 +36,7 @@ def layers(scan, reverse=False):
 
 @pytest.mark.parametrize("function", [layers(True), layers(True, reverse=True), layers(False)], ids=["scan", "reverse", "unrolled"])
 def test_the_layer_of_an_infinite_parameter(function):
-    """Fails if layers are counted by iteration (`enumerate` in _Walk._scan) or unrolled ones not at all (drop "split")."""
+    """Fails if a reverse loop is walked forward (drop `reversed` in _Walk._scan), or unrolled layers are not told apart (drop "split")."""
     w = jnp.ones((3, 4, 4)).at[1, 2, 0].set(jnp.inf)
     first = culprits(function, {"a/w": w}, jnp.ones((2, 4)), ("a/w",))[0]
     assert (first["module"], first["layer"], first["reads"], first["scope"], first["value"]) == ("a", 1, "a/w", "block", "inf")
