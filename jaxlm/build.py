@@ -236,9 +236,14 @@ def from_json(text: str, where: str = "config") -> ConfigDict:
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{where} is not a jaxlm config ({type(error).__name__}: {error})") from error
     config = defaults(**chosen)
-    with config.unlocked():
+    # A field that is newer than the stored config has its default: a new field's default changes nothing.
+    with config.unlocked(), config.ignore_type():
         for name, value in stored.items():
-            config[name] = ConfigDict({k: _tuples(v) for k, v in value.items()}) if isinstance(value, dict) else value
+            if isinstance(value, dict) and name in config:
+                for field, x in value.items():
+                    config[name][field] = _tuples(x)
+            else:
+                config[name] = value
     return config
 
 
