@@ -72,16 +72,20 @@ def splits(axis: str) -> bool:
     return layout is not None and layout.rules.parts(axis, layout.mesh.shape) > 1
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def move(x: Array, here: tuple[str | None, ...], there: tuple[str | None, ...]) -> Array:
     """x, split by the names `here`, laid out as `there`; its gradient is brought back to `here`.
 
     Left to autodiff, the gradient of something gathered would be asked for whole: summed on every device, then cut.
     """
+    return x if active() is None else _move(x, here, there)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _move(x: Array, here: tuple[str | None, ...], there: tuple[str | None, ...]) -> Array:
     return constrain(constrain(x, *here), *there)
 
 
-move.defvjp(lambda x, here, there: (move(x, here, there), None), lambda here, there, _, d_x: (constrain(d_x, *here),))
+_move.defvjp(lambda x, here, there: (_move(x, here, there), None), lambda here, there, _, d_x: (constrain(d_x, *here),))
 
 
 def shardings(axes: Any, layout: Layout, abstract: Any = None) -> Any:

@@ -143,7 +143,7 @@ def test_nothing_is_replicated_to_be_moved(rule):
 
 @pytest.mark.parametrize("rule", rules.RULES)
 def test_one_compilation(rule):
-    """Fails if a second call compiles again: return `jitted` from compile_step and drop its out_shardings."""
+    """Fails if the state comes out as another type or layout than it went in: `state.step + 1.0` in make_step."""
     assert report()[rule]["compilations"] == 1 and report()[rule]["steps"] == 2
 
 
