@@ -134,7 +134,7 @@ def local_rows(layout: Layout, rows: int) -> slice:
 
     Asked of the sharding: a mesh may order devices otherwise than processes, or split within a row over processes.
     """
-    held = [at[0].indices(rows) for at in batch_sharding(layout, 2).addressable_devices_indices_map((rows, 1)).values()]
+    held = [at[0].indices(rows) for at in batch_sharding(layout, 1).addressable_devices_indices_map((rows,)).values()]
     return slice(min(start for start, _, _ in held), max(stop for _, stop, _ in held))
 
 
