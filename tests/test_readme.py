@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     """A clone's worth of what the commands name."""
     here = tmp_path_factory.mktemp("readme")
     shutil.copytree(tiny.ROOT / "configs", here / "configs")
-    tiny.write_text(here / "my_texts")
+    tiny.write_text(here / "my_texts", documents=400)  # enough that some are held out
     texts = [p.read_text() for p in sorted((here / "my_texts").iterdir())]
     with gzip.open(here / "my.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)

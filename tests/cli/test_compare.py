@@ -47,7 +47,7 @@ def test_two_configs(tmp_path):
     assert "data.prefetch: 0 -> 3\nthe losses and gradient norms of 3 steps are equal, bit for bit" in done.stdout
     done = tiny.command("compare", *common, "--second=optimizer.lr=0.01")
     assert done.returncode == 1, done.stderr
-    assert "optimizer.lr: 0.002 -> 0.01\nstep 2 is the first that differs:\n  train/loss" in done.stdout
+    assert "optimizer.lr: 0.003 -> 0.01\nstep 2 is the first that differs:\n  train/loss" in done.stdout
 
 
 @pytest.mark.slow
