@@ -21,7 +21,8 @@ def show(run: Experiment, params: Any, tokenizer: Any, latest: dict[str, float],
                                 max_len=getattr(run.config.model, "max_len", 0), layout=run.layout)[0]
     if not processes.first():
         return
-    print("held out: " + ", ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in latest.items()))
+    shown = ", ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in latest.items())
+    print(f"held out: {shown or 'nothing, data.holdout is 0'}")
     baseline = None
     if train.baseline == "trigram" and latest:
         say("counting byte trigrams of the same training text")
