@@ -21,7 +21,8 @@ def main(config: ConfigDict) -> None:
     trained = experiments.open_run(config, FLAGS.workdir, FLAGS.step)
     _, corpus = experiments.text(config, FLAGS.workdir, trained.tokenizer)
     if corpus.eval is None:
-        raise UserError("data.holdout is 0, so no text is held out: set --config.data.holdout=0.02")
+        raise UserError("data.holdout is 0, so this run was trained on all of its text: name other text with --config.source.path "
+                        "and the share of its documents to evaluate on, --config.data.holdout=0.99")
     with place.use(trained.run.layout):
         result = trained.run.evaluate(trained.params, corpus)
     print(json.dumps({"step": trained.step, **{f"eval/{name}": value for name, value in result.items()}}))
