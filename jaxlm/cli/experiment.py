@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,13 +14,13 @@ from ml_collections import ConfigDict
 
 from jaxlm import __version__, build
 from jaxlm.checkpoints.manager import Checkpoints, Damaged
-from jaxlm.core import tree
+from jaxlm.core import files, tree
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import say
 from jaxlm.core.types import Batch, Objective, TrainState
 from jaxlm.data import corpus, pipeline, sampler, store
 from jaxlm.data.tokenizers import tokenizer as tokenizers
-from jaxlm.optim import average, masks, optimizers, schedules
+from jaxlm.optim import average, optimizers, schedules
 from jaxlm.parallel import mesh, place, processes
 from jaxlm.training import evaluate
 from jaxlm.training import state as states
@@ -96,7 +95,7 @@ def experiment(config: ConfigDict, vocab_size: int, devices: list | None = None)
     layout = place.Layout(mesh.make(build.section(config, "mesh"), devices), build.layout_rules(config))
     model = build.build(config, "model")
     optimizer = build.section(config, "optimizer")
-    trainable = masks.trainable(model.abstract, optimizer.frozen)
+    trainable = optimizers.trainable(optimizer, model.abstract)
     schedule = schedules.build(build.section(config, "schedule"), optimizer.lr, config.train.steps)
     tx = optimizers.build(optimizer, schedule, model.abstract, model.axes())
     with place.use(layout):
@@ -183,10 +182,7 @@ def open_run(config: ConfigDict, workdir: str, step: int = 0) -> Trained:
     return Trained(run, run.learned(state), tokenizer, step)
 
 
-def write_atomically(path: pathlib.Path, content: str) -> None:
-    """A file is whole or absent, whenever the process dies; of several processes the first writes it."""
-    if not processes.first():
-        return
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content)
-    os.replace(partial, path)
+def write_once(path: pathlib.Path, content: str) -> None:
+    """Of several processes the first writes the file."""
+    if processes.first():
+        files.write_atomically(path, content)

@@ -10,7 +10,7 @@ from jaxlm import build
 from jaxlm.cli import flags as command_line
 from jaxlm.core import tree
 from jaxlm.core.log import count, size
-from jaxlm.optim import masks, optimizers, schedules
+from jaxlm.optim import optimizers, schedules
 from jaxlm.parallel import mesh, place
 from jaxlm.training import flops, state, step
 
@@ -28,7 +28,7 @@ def main(config: ConfigDict) -> None:
     layout = place.Layout(AbstractMesh(tuple(sizes.values()), tuple(sizes)), build.layout_rules(config))
     model = build.build(config, "model")
     optimizer = build.section(config, "optimizer")
-    trainable = masks.trainable(model.abstract, optimizer.frozen)
+    trainable = optimizers.trainable(optimizer, model.abstract)
     schedule = schedules.build(build.section(config, "schedule"), optimizer.lr, config.train.steps)
     target = state.abstract(model, optimizers.build(optimizer, schedule, model.abstract, model.axes()), trainable, layout)
 

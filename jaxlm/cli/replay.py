@@ -96,7 +96,7 @@ def again(run: experiments.Experiment, drawn: sampler.Sampler, state: TrainState
             measured = jax.device_get(measured)
             if number > previous:
                 window.add(measured)
-    return window.read(), flight.figures(measured), look
+    return window.read(), metrics.figures(measured["means"], measured), look
 
 
 def compared(found: dict[str, float], expected: dict[str, Any], where: str) -> bool:

@@ -31,7 +31,7 @@ def main(config: ConfigDict) -> None:
     if FLAGS.save:
         path = pathlib.Path(FLAGS.save)
         path.parent.mkdir(parents=True, exist_ok=True)
-        experiments.write_atomically(path, tokenizer.to_hf_json())
+        experiments.write_once(path, tokenizer.to_hf_json())
         print(f"tokenizer written to {path}")
 
 

@@ -41,8 +41,8 @@ def main(config: ConfigDict) -> None:
     with place.use(run.layout), Checkpoints(workdir / "checkpoints", run.section("checkpoints")) as checkpoints:
         experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
         print(build.show(config))
-        experiments.write_atomically(workdir / "config.json", build.to_json(config))
-        experiments.write_atomically(workdir / "tokenizer.json", tokenizer.to_hf_json())
+        experiments.write_once(workdir / "config.json", build.to_json(config))
+        experiments.write_once(workdir / "tokenizer.json", tokenizer.to_hf_json())
         state, _ = start.begin(run.section("start"), checkpoints, run.target, create=run.init)
         state, latest = fit(run, state, tokenizer, corpus, checkpoints, workdir, peak)
     finish.show(run, run.learned(state), tokenizer, latest, workdir)

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from jaxlm.core.errors import UserError, nearest
+from jaxlm.core.files import write_atomically
 from jaxlm.core.log import say
 from jaxlm.data import digest, store
 from jaxlm.data.pack import Packed, Plan, Windows
@@ -107,9 +108,7 @@ def tokenizer(config: Config, source: ModuleType, source_config: Any, kind: Modu
     made = kind.build(kind_config, lambda: store.training_side(source.documents(source_config), config.holdout))
     if learned:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(made.to_json(), encoding="utf-8")
-        os.replace(temporary, kept)
+        write_atomically(kept, made.to_json())
     return made
 
 

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 import time
+
+from jaxlm.core.files import write_atomically
 
 # A file changed this shortly before it was read could change again under the same size and mtime: not remembered.
 RACY_NS = 2_000_000_000
@@ -66,8 +67,5 @@ class Digests:
         """Write the cache, atomically, when something was added."""
         if self._cache and self._changed:
             self._cache.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self._cache.parent, prefix=".digests-")
-            with os.fdopen(handle, "w") as f:
-                json.dump(self._known, f)
-            os.replace(temporary, self._cache)
+            write_atomically(self._cache, json.dumps(self._known))
             self._changed = False

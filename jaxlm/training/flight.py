@@ -6,8 +6,6 @@ program, compiled only when it is needed and run on the state that the step star
 """
 import collections
 import json
-import math
-import os
 import pathlib
 import statistics
 from collections.abc import Callable
@@ -17,20 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.core import tree
+from jaxlm.core import files, tree
 from jaxlm.core.log import say
 from jaxlm.core.types import Array, Batch, Mean, Objective, TrainState
+from jaxlm.training import metrics as metrics_file
 from jaxlm.training import nonfinite, step
 
 WINDOW, ENOUGH = 50, 10  # gradient norms that a median is taken of, and the fewest that make one
 SHOWN = 20  # culprits kept
-
-
-def figures(metrics: dict[str, Any]) -> dict[str, float]:
-    """A step's metrics (on the host) as numbers, computed as the rows of metrics.jsonl are."""
-    means: dict[str, Mean] = metrics["means"]
-    out = {name: float(mean.total) / max(float(mean.weight), 1e-9) for name, mean in means.items()}
-    return {**out, "grad_norm": float(metrics["grad_norm"]), "lr": float(metrics["lr"])}
 
 
 class Look:
@@ -43,10 +35,7 @@ class Look:
         self._traced: nonfinite.Traced | None = None
 
         def gradients(train: Any, frozen: Any, rng: Array, number: Array, batch: Batch) -> tuple[Any, dict[str, Mean]]:
-            # The step's own computation, with the step's own key.
-            key = jax.random.fold_in(jax.random.wrap_key_data(rng), number - 1)
-            full = lambda p, b, k: loss(tree.combine(p, frozen), b, k)
-            return step.gradients(full, train, batch, key, micro_batches)
+            return step.backward(loss, train, frozen, rng, number - 1, batch, micro_batches)
 
         self._gradients = gradients
 
@@ -101,7 +90,7 @@ class Recorder:
         if not why or (number not in self.recorded and len(self.recorded) >= self.most):
             return
         self.recorded.add(number)
-        record = {"step": number, "why": why, **figures(metrics), **self.describe(number)}
+        record = {"step": number, "why": why, **metrics_file.figures(metrics["means"], metrics), **self.describe(number)}
         # While every step since then was skipped too, the parameters are still those it started from.
         now, row = int(jax.device_get(state.step)), int(jax.device_get(state.skipped)[1])
         if skipped and row >= now - number + 1:
@@ -141,16 +130,5 @@ def write(folder: pathlib.Path, number: int, record: dict[str, Any]) -> pathlib.
     path = folder / str(number) / "record.json"
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(_named(record), indent=1) + "\n")
-        os.replace(partial, path)
+        files.write_atomically(path, json.dumps(metrics_file.named(record), indent=1) + "\n")
     return path
-
-
-def _named(value: Any) -> Any:
-    """JSON has no NaN: a number that is not finite is written as its name, as in metrics.jsonl."""
-    if isinstance(value, dict):
-        return {k: _named(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_named(v) for v in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

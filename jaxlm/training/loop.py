@@ -13,6 +13,7 @@ from jaxlm.core.errors import UserError
 from jaxlm.core.log import Progress, count, say
 from jaxlm.core.types import Batch, Mean, TrainState
 from jaxlm.parallel import processes
+from jaxlm.training import metrics as metrics_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,9 +218,7 @@ class Window:
         """The row's values; the window starts anew."""
         seconds = max(time.monotonic() - self.began - self.excluded, 1e-9)
         means = self.means or self.last["means"]  # only skipped steps: show the number that was not finite
-        out = {name: float(mean.total) / max(float(mean.weight), 1e-9) for name, mean in means.items()}
-        out["grad_norm"] = float(self.last["grad_norm"])
-        out["lr"] = float(self.last["lr"])
+        out = metrics_file.figures(means, self.last)
         out["skipped"] = float(self.last["skipped"][0])
         out["tokens_per_second"] = self.steps * self.rates.tokens_per_step / seconds
         out["mfu"] = self.steps * self.rates.flops_per_step / seconds / self.rates.peak_flops

@@ -2,13 +2,14 @@
 """Where numbers go: WORKDIR/metrics.jsonl always, TensorBoard event files beside it, and a picture of the loss."""
 import json
 import math
-import os
 import pathlib
 from typing import Any
 
 import tensorboardX
 
+from jaxlm.core import files
 from jaxlm.core.errors import UserError
+from jaxlm.core.types import Mean
 
 _COMPARED = ("train/loss", "train/grad_norm")
 
@@ -24,9 +25,7 @@ class Metrics:
             return
         if self.path.exists():
             kept = [json.dumps(row) + "\n" for row in read(self.path) if row["step"] <= step]
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(kept))
-            os.replace(partial, self.path)
+            files.write_atomically(self.path, "".join(kept))
         self._file = open(self.path, "a", buffering=1)
         self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if tensorboard else None
 
@@ -34,9 +33,7 @@ class Metrics:
         if not self._writing:
             return
         values = {name: float(x) for name, x in values.items()}
-        # JSON has no NaN: a number that is not finite is written as its name, and stays readable everywhere.
-        row = {name: x if math.isfinite(x) else str(x) for name, x in values.items()}
-        self._file.write(json.dumps({"step": step, **row}) + "\n")
+        self._file.write(json.dumps({"step": step, **named(values)}) + "\n")
         if self._board is not None:
             for name, x in values.items():
                 self._board.add_scalar(name, x, step)
@@ -52,6 +49,21 @@ class Metrics:
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
+
+
+def figures(means: dict[str, Mean], last: dict[str, Any]) -> dict[str, float]:
+    """Means and a step's gradient norm and learning rate (on the host) as numbers: what rows and flight records hold."""
+    out = {name: float(mean.total) / max(float(mean.weight), 1e-9) for name, mean in means.items()}
+    return {**out, "grad_norm": float(last["grad_norm"]), "lr": float(last["lr"])}
+
+
+def named(value: Any) -> Any:
+    """JSON has no NaN: a number that is not finite is written as its name, and stays readable everywhere."""
+    if isinstance(value, dict):
+        return {k: named(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [named(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxlm.checkpoints import start
 from jaxlm.core import tree
 from jaxlm.core.types import Array, TrainState
 from jaxlm.parallel import place
@@ -16,7 +17,7 @@ def create(model: Any, tx: optax.GradientTransformation, trainable: Any, seed: i
            loaded: dict[str, Array] | None = None) -> TrainState:
     """A fresh state, a pure function of the seed and of `loaded`: {path: array}, parameters that replace drawn ones."""
     params_key, dropout_key = jax.random.split(jax.random.key(seed))
-    params = tree.map_with_path(lambda path, x: (loaded or {}).get(path, x), model.init(params_key))
+    params = start.overlay(model.init(params_key), loaded or {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -44,16 +44,21 @@ def gradients(loss: Callable, params: Params, batch: Batch, key: Array, micro_ba
     return jax.lax.scan(add, zeros, (jnp.arange(micro_batches), parts))[0]
 
 
+def backward(loss: Callable, train: Params, frozen: Params, rng: Array, done: Array, batch: Batch,
+             micro_batches: int) -> tuple[Params, dict[str, Mean]]:
+    """`gradients` of the trained leaves, with the dropout key of the step that comes after `done` steps."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(rng), done)
+    return gradients(lambda p, b, k: loss(tree.combine(p, frozen), b, k), train, batch, key, micro_batches)
+
+
 def make_step(model: Any, objective: Objective, tx: optax.GradientTransformation, schedule: Callable, trainable: Any,
               micro_batches: int = 1) -> Step:
     """One update as a pure function of (state, batch); metrics are Means and scalars, still on the device."""
-    full_loss = make_loss(model, objective)
+    loss = make_loss(model, objective)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         train, frozen = tree.partition(state.params, trainable)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-        loss = lambda p, b, k: full_loss(tree.combine(p, frozen), b, k)
-        grads, means = gradients(loss, train, batch, key, micro_batches)
+        grads, means = backward(loss, train, frozen, state.rng, state.step, batch, micro_batches)
         weight = jnp.maximum(means["loss"].weight, 1e-9)  # one division, by the weight of the whole batch
         grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, train)
         norm = optax.tree.norm(grads)

@@ -3,7 +3,6 @@
 import json
 import pathlib
 
-import jax
 import pytest
 from absl import flags
 
