@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlm.core.errors import UserError
+
 Array = jax.Array
 Params = dict[str, Any]
 
@@ -65,6 +67,33 @@ def unembed(hidden: Array, table: Array, bias: Array | None = None, soft_cap: fl
     if bias is not None:
         logits = logits + jnp.expand_dims(bias.astype(jnp.float32), tuple(range(logits.ndim - 1)))
     return soft_cap * jnp.tanh(logits / soft_cap) if soft_cap else logits
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """What an objective must know of a tokenizer. A role that the tokenizer has no token for is None.
+
+    special: ids that no text has (the roles and eot among them), in order. continues: bool [size], True where a token
+    goes on with the word before it; None where the tokenizer does not show its words.
+    """
+
+    size: int
+    eot: int  # separates documents
+    special: tuple[int, ...]
+    pad: int | None
+    cls: int | None
+    sep: int | None
+    mask: int | None
+    continues: np.ndarray | None
+
+    def require(self, role: str, why: str) -> int:
+        """Id of the token of a role ("pad", "cls", "sep", "mask"); UserError that begins with `why` where there is none."""
+        found = getattr(self, role)
+        if found is None:
+            raise UserError(
+                f"{why} needs a {role} token and the tokenizer has none under a usual name: take tokenizer=wordpiece or "
+                f"unigram, give tokenizer.special_tokens one, or name the one it has in tokenizer.{role}")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,15 @@ import numpy as np
 import tokenizers
 
 from jaxlm.core.errors import UserError, nearest
+from jaxlm.core.types import Vocabulary
 from jaxlm.data import digest
+from jaxlm.data.tokenizers import alphabet, words
 
 # What a document separator is usually called, the most specific first.
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "<|eos|>", "<eos>", "</s>", "[EOS]", "[SEP]")
+# And the tokens that encoders are trained with.
+ROLES = {"pad": ("[PAD]", "<pad>", "<|pad|>"), "cls": ("[CLS]", "<cls>", "<s>"), "sep": ("[SEP]", "<sep>", "</s>"),
+         "mask": ("[MASK]", "<mask>", "<|mask|>")}
 
 
 class Tokenizer(abc.ABC):
@@ -52,6 +57,17 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def token_id(self, token: str) -> int:
         """Id of a token by its name in the vocabulary. UserError where there is none."""
+
+    @abc.abstractmethod
+    def continues(self) -> np.ndarray | None:
+        """bool [vocab_size]: True where a token goes on with the word before it; None where words do not show."""
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What an objective must know: ids of the special tokens and of their roles, and which tokens go on with a word."""
+        roles = {role: next((self.special[n] for n in names if n in self.special), None) for role, names in ROLES.items()}
+        return Vocabulary(self.vocab_size, self.eot, tuple(sorted({*self.special.values(), self.eot})), **roles,
+                          continues=self.continues())
 
     def encode(self, text: str) -> np.ndarray:
         """int32 ids of a text."""
@@ -102,12 +118,15 @@ class ByteTokenizer(Tokenizer):
             return raw[0]
         raise UserError(f"the byte tokenizer has no token {token!r} (special tokens: {', '.join(self.special)})")
 
+    def continues(self) -> np.ndarray:
+        return words.of_bytes([bytes((i,)) if i < 256 else b"" for i in range(self.vocab_size)])
+
     def to_json(self) -> str:
         return json.dumps({"kind": "byte", "special": self._names[1:]})
 
     def to_hf_json(self) -> str:
         """Byte-level BPE without merges: the same ids."""
-        vocab = {character: byte for byte, character in enumerate(_byte_characters())}
+        vocab = {character: byte for byte, character in enumerate(alphabet.characters())}
         made = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[]))
         made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = tokenizers.decoders.ByteLevel()
@@ -202,7 +221,7 @@ class JsonTokenizer(Tokenizer):
         token = self._added.get(i)
         if token is not None:
             return token.encode()
-        table, token = _character_bytes(), self._inner.id_to_token(i) or ""
+        table, token = alphabet.values(), self._inner.id_to_token(i) or ""
         # As the library does: a token with other characters than the alphabet's stands for itself.
         return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
 
@@ -212,6 +231,12 @@ class JsonTokenizer(Tokenizer):
             raise UserError(f"the tokenizer has no token {token!r}{nearest(token, self.special)} (special tokens: "
                             f"{', '.join(self.special) or 'none'})")
         return found
+
+    def continues(self) -> np.ndarray | None:
+        if self.byte_level:
+            return words.of_bytes([self._bytes(i, False) for i in range(self.vocab_size)])
+        names = ["" if i in self._special_ids else self._inner.id_to_token(i) or "" for i in range(self.vocab_size)]
+        return words.of_pieces(names, json.loads(self._json))
 
     def to_json(self) -> str:
         return json.dumps({"kind": "json", "eot": self._eot_name, "tokenizer": self._json}, ensure_ascii=False)
@@ -286,19 +311,3 @@ def _cut(text: str, name: str) -> list[str]:
         pieces[-1] += name[0]
         pieces.append(name[1:] + part)
     return [p for p in pieces if p]
-
-
-@functools.cache
-def _byte_characters() -> str:
-    """Character that stands for each byte in byte-level vocabularies: printable Latin-1 as it is, the rest from U+0100.
-
-    Source: bytes_to_unicode of GPT-2 (github.com/openai/gpt-2, src/encoder.py).
-    """
-    kept = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    shifted = iter(range(256, 512))
-    return "".join(chr(b) if b in kept else chr(next(shifted)) for b in range(256))
-
-
-@functools.cache
-def _character_bytes() -> dict[str, int]:
-    return {character: byte for byte, character in enumerate(_byte_characters())}
