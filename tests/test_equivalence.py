@@ -23,7 +23,8 @@ MESHES = {
     "fsdp_tp": {"data": 2, "fsdp": 2, "tensor": 2},
 }
 ROWS, LENGTH, VOCAB = 32, 12, 96
-SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 2, "mlp": 64, "max_len": 32, "vocab_size": VOCAB}
+SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 2, "mlp": 64, "max_len": 32, "vocab_size": VOCAB,
+         "embed_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
 
 
 def model_of(family: str, **changes):

@@ -43,17 +43,22 @@ class Mean:
 class Outputs:
     """What a model returns. It carries the unembedding table, not the product, so that a loss may chunk the vocabulary."""
 
-    hidden: Array  # [B, L, D], after the final norm
+    # [B, L, D], after the final norm; [B, P, D] of a masked head that was told what to `predict`.
+    hidden: Array
     table: Array | None = None  # [V, D]
     bias: Array | None = None  # [V]
-    head: Any = None  # a task head's output
+    # A task head's output. Of an encoder a dict, with what its config asks for: pooled [B, D] of each row's first token,
+    # pair float32 [B, 2] (next sentence, or sentence order), discriminator float32 [B, L].
+    head: Any = None
     cache: Any = None
     aux: dict[str, Mean] = dataclasses.field(default_factory=dict)
     soft_cap: float = dataclasses.field(default=0.0, metadata={"static": True})  # logits = c * tanh(logits / c); 0 = off
 
     @property
     def logits(self) -> Array:
-        """[B, L, V] in float32."""
+        """[B, L, V] in float32; UserError for a model without a head over the vocabulary."""
+        if self.table is None:
+            raise UserError("this model has no head over the vocabulary, and so no logits: set model.masked_head to true")
         return unembed(self.hidden, self.table, self.bias, self.soft_cap)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Tokens to vectors: a table, learned or sinusoidal positions, sentence types, and the table of an untied head."""
+"""Tokens to vectors: a table, positions, sentence types, their norm and projection, and the table of an untied head."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,8 @@ from flax import nnx
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array
-from jaxlm.layers.linear import Init, gathered, normal, param
+from jaxlm.layers.linear import Init, Linear, gathered, normal, param
+from jaxlm.layers.norm import LayerNorm
 from jaxlm.ops.dropout import dropout
 from jaxlm.parallel.place import constrain
 
@@ -15,7 +16,11 @@ POSITIONS = ("none", "learned", "sinusoidal")
 
 
 class Embed(nnx.Module):
-    """tokens [B, L] -> [B, L, D] in `dtype`: embed/tokens, and embed/positions and embed/types where asked for."""
+    """tokens [B, L] -> [B, L, D] in `dtype`: embed/tokens, and embed/positions and embed/types where asked for.
+
+    norm_eps: a LayerNorm of the sum (BERT), embed/norm; 0 = none. project: features of the result, by embed/projection
+    (ALBERT, ELECTRA); 0 = those of the table.
+    """
 
     def __init__(
         self,
@@ -28,6 +33,8 @@ class Embed(nnx.Module):
         types: int = 0,
         scale: float = 1.0,
         rate: float = 0.0,
+        norm_eps: float = 0.0,
+        project: int = 0,
         dtype: str = "float32",
         param_dtype: str = "float32",
         init: Init = normal(),
@@ -41,6 +48,11 @@ class Embed(nnx.Module):
             param(rngs, (max_len, size), "positions", "embed", init=init, dtype=param_dtype) if learned else None
         )
         self.types = param(rngs, (types, size), "types", "embed", init=init, dtype=param_dtype) if types else None
+        self.norm = LayerNorm(rngs, size, eps=norm_eps, dtype=param_dtype) if norm_eps else None
+        # Two dimensions called embed would be split over the same devices.
+        self.projection = (
+            Linear(rngs, (size,), (project,), (None, "embed"), init=init, dtype=param_dtype) if project else None
+        )
 
     def __call__(self, tokens: Array, positions: Array, types: Array | None = None, key: Array | None = None) -> Array:
         """positions [B, L]. An id or position beyond its table gives NaN: taking the last row would hide it."""
@@ -54,7 +66,12 @@ class Embed(nnx.Module):
                 x = x + sinusoidal(positions, self.size).astype(x.dtype)
             if self.types is not None:
                 x = x + self._take(self.types, "types", jnp.zeros_like(tokens) if types is None else types)
-            return constrain(dropout(x, self.rate, key), "batch", "seq", "act_embed")
+            if self.norm is not None:
+                x = self.norm(x)
+            x = dropout(x, self.rate, key)
+            if self.projection is not None:
+                x = self.projection(x)
+            return constrain(x, "batch", "seq", "act_embed")
 
     def table(self) -> Array:
         """embed/tokens [V, D] as a tied head uses it: features gathered, so that logits need no sum over devices."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""What every model promises: causality, padding, packing, caching, scanning and rematerialising change no number.
+"""What every model promises: who sees whom, and that padding, packing, caching, scanning and rematerialising change no number.
 
 A variant is a family with fields; a family without one here fails. Tolerances are stated where numbers are compared.
 """
@@ -17,7 +17,7 @@ import jaxlm.models
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.layers.stack import REMAT
-from jaxlm.models import gpt, llama
+from jaxlm.models import albert, bert, gpt, llama
 from jaxlm.parallel import rules
 
 V, L = 31, 12
@@ -69,7 +69,44 @@ VARIANTS = {
             rope_original_len=8,
         ),
     ),
+    "bert": (
+        bert,
+        bert.Config(
+            vocab_size=V,
+            max_len=16,
+            layers=2,
+            heads=4,
+            embed=24,
+            embed_dropout=0.0,
+            attention_dropout=0.0,
+            residual_dropout=0.0,
+        ),
+    ),
+    "bert_all": (
+        bert,
+        bert.Config(
+            vocab_size=V,
+            max_len=14,
+            layers=3,
+            heads=3,
+            embed=24,
+            mlp=32,
+            embedding_size=16,
+            types=0,
+            position_offset=2,
+            tie_embeddings=False,
+            pair_head=False,
+            discriminator=True,
+            embed_dropout=0.0,
+            attention_dropout=0.0,
+            residual_dropout=0.0,
+            scan=False,
+        ),
+    ),
+    "albert": (albert, albert.Config(vocab_size=V, max_len=16, layers=3, heads=4, embed=24, embedding_size=12)),
 }
+CAUSAL = [name for name, (_, config) in VARIANTS.items() if getattr(config, "causal", True)]
+ENCODERS = [name for name in VARIANTS if name not in CAUSAL]
 WINDOWED = {"llama_all"}  # whose layers do not all reach every earlier position
 parametrize = pytest.mark.parametrize("name", VARIANTS)
 
@@ -160,10 +197,11 @@ def test_contract(name):
     for path, leaf in tree.flatten(built.abstract).items():
         assert len(flat[path]) == leaf.ndim, path
         rules.find("fsdp_tp").spec(flat[path])
-        assert (flat[path][0] == "layers") == path.startswith("blocks/"), path
+        stacked = path.startswith("blocks/") and not getattr(VARIANTS[name][1], "shared", False)
+        assert (flat[path][0] == "layers") == stacked, path
 
 
-@pytest.mark.parametrize("name", ["gpt", "llama_all"])
+@pytest.mark.parametrize("name", ["gpt", "llama_all", "bert"])
 def test_init(name):
     """Logits of a fresh model are near 0, so the loss is near ln V. Fails if a norm's scale does not start at 1."""
     built = model(name)
@@ -179,30 +217,39 @@ def test_init(name):
             assert not np.array_equal(x[0], x[1]), f"{path}: two layers begin alike"
 
 
-@parametrize
-def test_causal_by_gradient(name):
-    """d hidden[t] / d embedding of a later token is exactly 0, of its own and (without a window) earlier ones is not.
-
-    Fails if the mask is >= the other way round, or sees one slot ahead.
-    """
+def reach(name):
+    """[query, key]: the largest |d hidden[query] / d embedding of key| over a row of distinct tokens."""
     built, tokens = model(name), jnp.asarray(np.random.default_rng(2).permutation(V)[:L])[None]
 
     def hidden(table):
         p = params(name)
-        return (
-            built.apply({**p, "embed": {**p["embed"], "tokens": table}}, {"tokens": tokens}).hidden[0]
-            @ WEIGHT[:L, :24].T
-        )
+        out = built.apply({**p, "embed": {**p["embed"], "tokens": table}}, {"tokens": tokens}).hidden[0]
+        return out @ WEIGHT[:L, : out.shape[-1]].T
 
     def jacobian(table):
         _, back = jax.vjp(hidden, table)
         return jax.vmap(lambda t: back(jax.nn.one_hot(t, L)[:, None] * jnp.ones((1, L)))[0])(jnp.arange(L))
 
-    reach = np.abs(jax.jit(jacobian)(params(name)["embed"]["tokens"])).max(-1)[:, tokens[0]]  # [query, key]
-    assert (reach[np.triu_indices(L, 1)] == 0).all()
-    assert (reach[np.diag_indices(L)] > 0).all()
+    return np.abs(jax.jit(jacobian)(params(name)["embed"]["tokens"])).max(-1)[:, tokens[0]]
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_causal_by_gradient(name):
+    """d hidden[t] / d embedding of a later token is exactly 0, of its own and (without a window) earlier ones is not.
+
+    Fails if the mask is >= the other way round, or sees one slot ahead.
+    """
+    found = reach(name)
+    assert (found[np.triu_indices(L, 1)] == 0).all()
+    assert (found[np.diag_indices(L)] > 0).all()
     if name not in WINDOWED:
-        assert (reach[np.tril_indices(L)] > 0).all()
+        assert (found[np.tril_indices(L)] > 0).all()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_sees_both_ways_by_gradient(name):
+    """Every position's vector depends on every token of the row. Fails if an encoder's mask is causal."""
+    assert (reach(name) > 0).all()
 
 
 @parametrize
@@ -241,11 +288,63 @@ def test_defaults_of_a_batch():
     """Without segments and positions: one document a row, counted from 0."""
     whole = {"tokens": jnp.arange(2 * L).reshape(2, L)}
     full = {**whole, "segments": jnp.ones((2, L), jnp.int32), "positions": jnp.tile(jnp.arange(L), (2, 1))}
-    for name in ("gpt", "llama"):
-        np.testing.assert_array_equal(*(model(name).apply(params(name), b).logits for b in (whole, full)))
+    for name in ("gpt", "llama", "bert", "bert_all"):
+        run = jax.jit(lambda b, name=name: model(name).apply(params(name), b).logits)
+        np.testing.assert_array_equal(run(whole), run(full))
 
 
-@parametrize
+@pytest.mark.parametrize("name", ENCODERS)
+def test_heads_of_an_encoder(name):
+    """Padding on either side changes no head; told what to predict, the masked head sees those positions only.
+
+    Fails if the pooler takes slot 0 of a row that is padded on the left, or `predict` is taken of another row.
+    """
+    built = model(name)
+    run = jax.jit(lambda batch: built.apply(params(name), batch))
+    right, left = run(batch_of([[ONE, 7], [TWO, 6]])), run(batch_of([[7, ONE], [6, TWO]], fill=5))
+    for what in right.head:
+        if what == "discriminator":
+            close(left.head[what][1, 6:], right.head[what][1, :6])
+        else:
+            close(left.head[what], right.head[what])
+    assert set(right.head) == {"bert": {"pooled", "pair"}, "bert_all": {"pooled", "discriminator"}}.get(
+        name, {"pooled", "pair"}
+    )
+    predict = jnp.asarray([[4, 0, 2], [1, 5, 5]])
+    chosen = run({**batch_of([[ONE, 7], [TWO, 6]]), "predict": predict})
+    assert chosen.hidden.shape == (2, 3, right.hidden.shape[-1])
+    close(chosen.logits, np.take_along_axis(np.asarray(right.logits), predict[:, :, None], 1))
+    bare = {"masked_head": False, "pooler": False, "pair_head": False, "discriminator": False}
+    without = model(name, **bare)
+    out = without.apply({k: v for k, v in params(name).items() if k in without.abstract}, batch_of([[ONE, 7], [TWO, 6]]))
+    assert out.hidden.shape == (2, L, 24) and out.head == {}
+    with pytest.raises(UserError, match="no head over the vocabulary"):
+        out.logits
+
+
+def test_sentence_types_and_counted_positions():
+    """Types move the vectors; without positions, an encoder with an offset counts the tokens that are not padding."""
+    batch = batch_of([[ONE, TWO, 1], [TWO, 6]])
+    types = jnp.zeros((2, L), jnp.int32)
+    run = jax.jit(lambda batch: model("bert").apply(params("bert"), batch).hidden)
+    np.testing.assert_array_equal(run({**batch, "types": types}), run(batch))
+    assert not np.allclose(run({**batch, "types": types.at[:, 3:].set(1)}), run(batch))
+    left = batch_of([[7, ONE], [6, TWO]])
+    counted = {k: v for k, v in left.items() if k != "positions"}
+    run = lambda batch: model("bert_all").apply(params("bert_all"), batch).hidden[0, 7:]
+    np.testing.assert_allclose(run(counted), run(left), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_does_not_generate(name):
+    """Fails if a cache is taken and not used: the continuation would be of a model that saw one token."""
+    with pytest.raises(UserError, match="generate with a decoder"):
+        model(name).cache(1, 4)
+    with pytest.raises(UserError, match="generate with a decoder"):
+        model(name).apply(params(name), batch_of([[ONE, 7], [TWO, 6]]), cache=model("gpt").cache(2, L))
+
+
+@pytest.mark.parametrize("name", CAUSAL)
 def test_cached_is_uncached(name):
     """A prompt at once and then token by token gives the logits of the whole, to 2e-5, for rows of unequal length.
 
@@ -270,7 +369,7 @@ def test_cached_is_uncached(name):
     np.testing.assert_array_equal(cache["positions"][:, :L], batch["positions"])
 
 
-@pytest.mark.parametrize("name", ["gpt", "llama_all"])
+@pytest.mark.parametrize("name", ["gpt", "llama_all", "bert", "albert"])
 def test_scan_is_unrolled(name):
     """The same tree, and the same logits and gradients to 2e-5. Fails if a layer takes another's window or weights."""
     batch, weight = batch_of([[ONE, TWO, 1], [TWO, 6]]), weights((0, 0, ONE), (1, 0, TWO))
@@ -300,7 +399,7 @@ def test_remat_changes_nothing(remat, scan, rate):
 
 
 @pytest.mark.parametrize("field", ["embed_dropout", "attention_dropout", "residual_dropout"])
-@pytest.mark.parametrize("name", ["gpt", "llama"])
+@pytest.mark.parametrize("name", ["gpt", "llama", "bert", "albert"])
 def test_dropout(name, field):
     """Each rate acts with a key only, alike for one key and otherwise for another. Fails if a rate is not passed on."""
     built, batch = model(name, **{field: 0.5}), batch_of([[ONE, TWO, 1], [TWO, 6]])
@@ -312,12 +411,13 @@ def test_dropout(name, field):
     np.testing.assert_array_equal(without, model(name).apply(params(name), batch).logits)
 
 
-@pytest.mark.parametrize("name", ["gpt", "llama_all"])
+@pytest.mark.parametrize("name", ["gpt", "llama_all", "bert"])
 def test_bfloat16_compute(name):
     """Parameters stay float32, activations and cache are bfloat16, logits float32 and within 5 % of the largest."""
     built = model(name, dtype="bfloat16")
     out = jax.jit(built.apply)(params(name), batch_of([[ONE, TWO, 1], [TWO, 6]]))
-    assert out.hidden.dtype == built.cache(1, 4)["k"].dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
+    assert out.hidden.dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
+    assert name in ENCODERS or built.cache(1, 4)["k"].dtype == jnp.bfloat16
     assert {x.dtype for x in jax.tree.leaves(built.abstract)} == {jnp.dtype("float32")}
     want = jitted(name)(params(name), batch_of([[ONE, TWO, 1], [TWO, 6]]), weights())[0]
     close(out.logits[0, :11], want[0, :11], 0.05)
@@ -326,8 +426,9 @@ def test_bfloat16_compute(name):
 def test_beyond_a_table_is_nan():
     """A token or learned position outside its table shows at once, where jax would take the last row."""
     batch = batch_of([[ONE, TWO, 1], [TWO, 6]])
-    for field, value in (("tokens", V), ("positions", 16)):
-        out = model("gpt").apply(params("gpt"), {**batch, field: batch[field].at[0, 0].set(value)})
+    for name, field, value in (("gpt", "tokens", V), ("gpt", "positions", 16), ("bert_all", "positions", 14), ("bert", "types", 2)):
+        given = {"types": jnp.zeros((2, L), jnp.int32), **batch}
+        out = model(name).apply(params(name), {**given, field: given[field].at[0, 0].set(value)})
         assert np.isnan(out.hidden[0, 0]).all() and np.isfinite(out.hidden[1]).all()
 
 
@@ -347,6 +448,7 @@ def test_beyond_a_table_is_nan():
             dict(vocab_size=V, window_pattern="LX", rope_scaling="llama3"),
             ["window_pattern", "rope_original_len"],
         ),
+        (bert, dict(vocab_size=V, heads=7, types=-1, pooler=False), ["multiple of heads", "types is -1", "pooler is false"]),
     ],
 )
 def test_bad_configs_name_every_problem(module, changes, words):
