@@ -1,0 +1,35 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""jaxlm's compiled step and nothing of its loop: what the loop, prefetch and records cost is the difference to jaxlm_loop."""
+import itertools
+
+import jax
+import numpy as np
+
+from benchmarks.clock import Clock
+from benchmarks.contenders import jaxlm_page
+from benchmarks.job import Job
+from jaxlm.cli import experiment as experiments
+from jaxlm.data import sampler
+from jaxlm.parallel import place
+from jaxlm.training import step as steps
+
+
+def train(job: Job, clock: Clock) -> None:
+    run = experiments.experiment(jaxlm_page.config(job), job.shape.vocab)
+    with place.use(run.layout):
+        state = jaxlm_page.state(job, run)
+        drawn = sampler.Sampler(jaxlm_page.text(job).train, job.shape.batch, 0, shuffle=False)
+        with run.batches(drawn, 0, 2) as source:
+            batches = list(run.put(source, job.shape.batch))
+        step = steps.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, job.shape.accumulate)
+        program = steps.compile_step(step, state, batches[0], run.layout.replicated)
+        memory = program.memory_analysis()
+        if memory is not None:
+            clock.note(temporary_bytes=memory.temp_size_in_bytes, argument_bytes=memory.argument_size_in_bytes)
+        last = None
+        for batch in itertools.cycle(batches):
+            state, values = program(state, batch)
+            if last is not None:
+                loss = jax.device_get(last["means"]["loss"])
+                clock.tick(np.asarray(loss.total) / np.asarray(loss.weight))
+            last = values
