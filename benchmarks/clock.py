@@ -50,6 +50,7 @@ class Clock:
         if done < (timed or 3) or not timed and self._marks[-1][0] - self._marks[warm][0] < limit:
             return
         seconds, quiet, own = judge(self._marks[warm:])
+        rest()
         self.send({"phase": self._phase, "first": self._first, "losses": self._losses if not self._phase else [],
                    "seconds": [float(f"{s:.5g}") for s in seconds], "quiet": quiet, "cpu_seconds": round(own, 4),
                    "peak_bytes": peak_bytes()})
@@ -83,6 +84,16 @@ def judge(marks: list[tuple[float, float, float]]) -> tuple[list[float], list[bo
     return seconds, quiet, marks[-1][2] - marks[0][2]
 
 
+def rest(most: float = 60.0) -> None:
+    """Until this process uses no CPU: a step that has been dispatched already would run into the next contender's time."""
+    end = time.monotonic() + most
+    while time.monotonic() < end:
+        before = _mark()[2]
+        time.sleep(0.05)
+        if _mark()[2] - before < 0.005:
+            return
+
+
 def _mark() -> tuple[float, float, float]:
     """(now, seconds that all cores have been busy, seconds that this process has used)."""
     own = sum(u.ru_utime + u.ru_stime for u in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
@@ -98,12 +109,12 @@ def _busy() -> float:
     return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
-def peak_bytes() -> int:
-    """Most memory this process has had resident since `forget_peak`."""
+def peak_bytes(field: str = "VmHWM") -> int:
+    """Most memory this process has had resident since `forget_peak`; with "VmRSS" what it has now."""
     status = pathlib.Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith(field))
 
 
 def forget_peak() -> None:

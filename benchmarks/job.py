@@ -11,7 +11,7 @@ import traceback
 from typing import Any
 
 from benchmarks import contenders, machine
-from benchmarks.clock import Absent, Clock, Done
+from benchmarks.clock import Absent, Clock, Done, peak_bytes
 from benchmarks.shapes import Shape
 
 
@@ -62,7 +62,7 @@ def main(path: str, report: int) -> None:
         clock = Clock(job.phases, job.began, pipe, sys.stdin)
         try:
             module = importlib.import_module(contenders.find(job.contender).module)
-            clock.note(import_seconds=round(time.time() - job.began, 3))
+            clock.note(import_seconds=round(time.time() - job.began, 3), import_bytes=peak_bytes("VmRSS"))
             if not hasattr(module, job.kind):
                 raise Absent(f"has no '{job.kind}'")
             getattr(module, job.kind)(job, clock)

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import contenders, data, machine, parity
 from benchmarks.job import Job
-from benchmarks.shapes import CONVENTION, Shape
+from benchmarks.shapes import CONVENTION, Shape, find
 
 ROOT = machine.ROOT
 
@@ -92,17 +93,22 @@ class Runner:
 
     def case(self, kind: str, name: str, shape: Shape, dtype: str, entrants: list[str], *, phases: list[tuple[int, int, float]],
              compare: bool = True, fresh: bool = False, weights: bool = True, options: dict[str, Any] | None = None,
-             environment: dict[str, str] | None = None) -> dict[str, Any]:
-        """Measures the entrants on one shape; the first phase's losses are compared. Adds and returns the case."""
+             environment: dict[str, str] | None = None, table: str = "",
+             prepare: Callable[[pathlib.Path], None] | None = None) -> dict[str, Any]:
+        """Measures the entrants on one shape; the first phase's losses are compared. Adds and returns the case.
+
+        table: how it is shown, if not by its kind; prepare(folder) lays further files beside weights and tokens.
+        """
         inputs = self.scratch / f"inputs-{len(self.cases)}"
         (data.write if weights else data.write_tokens)(inputs, shape)
+        if prepare:
+            prepare(inputs)
         made = lambda entrant, which: self._start(kind, entrant, shape, dtype, which, inputs, options, environment)
         rows = {e: {"contender": e.partition("@")[0], "python": e.partition("@")[2], "status": "ok", "rounds": []} for e in entrants}
-        running = {e: made(e, phases) for e in entrants[:1]} if fresh else {}
-        # One after the other also in the first phase: two that compile at once would disturb each other's first losses' time.
-        for entrant in entrants:
-            if entrant not in running:
-                running[entrant] = made(entrant, phases)
+        running: dict[str, Process] = {}
+        # A process each round, and nothing to compare: the first phase is then a part of the first round.
+        for entrant in entrants if compare or not fresh or len(phases) == 1 else ():
+            running[entrant] = made(entrant, phases)
             self._take(rows[entrant], running[entrant].phase(), entrant)
             if fresh:
                 self._finish(rows[entrant], running.pop(entrant))
@@ -115,19 +121,33 @@ class Runner:
             for entrant in [e for e in entrants if rows[e]["status"] == "ok"]:
                 if fresh:
                     running[entrant] = made(entrant, [phases[0], phases[number]])
-                    running[entrant].phase()
-                self._take(rows[entrant], running[entrant].phase(), entrant)
+                    begun = running[entrant].phase()
+                    if not rows[entrant]["rounds"]:
+                        self._take(rows[entrant], begun, entrant)
+                if rows[entrant]["status"] == "ok":
+                    self._take(rows[entrant], running[entrant].phase(), entrant)
                 if fresh:
                     self._finish(rows[entrant], running.pop(entrant))
         for entrant, process in running.items():
             self._finish(rows[entrant], process)
         shutil.rmtree(inputs, ignore_errors=True)
-        case = {"kind": kind, "shape": name, "fields": dataclasses.asdict(shape), "dtype": dtype, "options": options or {},
-                "tokens": shape.tokens, "parameters": shape.parameters, "flops_per_token": shape.flops_per_token(),
+        case = {"kind": table or kind, "shape": name, "fields": dataclasses.asdict(shape), "dtype": dtype, "options": options or {},
+                "tokens": shape.tokens, "parameters": shape.parameters, "matmul_parameters": shape.matmul_parameters,
+                "flops_per_token": shape.flops_per_token(),
                 "flops_per_token_whole_attention": shape.flops_per_token(False), "rows": list(rows.values())}
+        return self.add(case)
+
+    def add(self, case: dict[str, Any]) -> dict[str, Any]:
+        """Takes a case in and writes the document."""
         self.cases.append(case)
         self.write()
         return case
+
+    def limits(self) -> None:
+        """What the machine can do, in the same run as what is compared with it."""
+        sizes = {"side": self.arguments.side, "bytes": self.arguments.bytes}
+        self.case("limits", "limits", find("tiny"), "float32", ["limits_jax", "limits_torch"], phases=[(0, 1, 0.0)], compare=False,
+                  weights=False, options={k: v for k, v in sizes.items() if v})
 
     def _start(self, kind, entrant, shape, dtype, phases, inputs, options, extra) -> Process:
         name, _, python = entrant.partition("@")
@@ -173,10 +193,10 @@ class Runner:
             path.write_text(json.dumps(self.document(), separators=(",", ":")) + "\n")
 
 
-def arguments(suite: str, doc: str, *, shapes: str, contenders: str, dtypes: str = "float32,bfloat16") -> argparse.ArgumentParser:
-    """The flags that every suite has."""
+def arguments(suite: str, doc: str, *, shapes: str = "", contenders: str = "", dtypes: str = "float32,bfloat16") -> argparse.ArgumentParser:
+    """The flags that every suite has, with the suite's defaults."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{suite}", description=doc)
-    parser.add_argument("--shape", default=shapes, help="names of benchmarks/shapes.py, comma-separated; name:field=value/field=value changes one")
+    parser.add_argument("--shape", default=shapes, help="names of benchmarks/shapes.py; gpt_6x384:batch=4/length=512 changes one")
     parser.add_argument("--contenders", default=contenders, help="names, each may be NAME@PYTHON to run under another interpreter")
     parser.add_argument("--dtype", default=dtypes)
     parser.add_argument("--platform", default="cpu", choices=["cpu", "gpu"])
@@ -186,5 +206,7 @@ def arguments(suite: str, doc: str, *, shapes: str, contenders: str, dtypes: str
     parser.add_argument("--seconds", type=float, default=5.0, help="about how long a round of one contender is")
     parser.add_argument("--out", default="", help="file of the JSON with all rows")
     parser.add_argument("--scratch", default=os.environ.get("BENCHMARKS_SCRATCH", ""), help="folder for weights and records while it runs")
+    parser.add_argument("--side", type=int, default=0, help="of the square product that the rate is measured with")
+    parser.add_argument("--bytes", type=int, default=0, help="of the array that is copied and read")
     parser.add_argument("--jemalloc", default=os.environ.get("BENCHMARKS_JEMALLOC", ""), help="libjemalloc.so.2 for tuned contenders")
     return parser

@@ -17,7 +17,7 @@ EXPORTED = 1e9
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     """The cases that were measured."""
-    parser = run.arguments("train", __doc__, shapes="", contenders="")
+    parser = run.arguments("train", __doc__)
     parser.add_argument("--parity_steps", type=int, default=6, help="first steps whose losses are compared")
     parser.add_argument("--fresh", type=int, default=-1, help="1: a new process each round, so that contenders never share memory; "
                         "0: processes wait for their turn. By default 1 on a GPU")
@@ -27,9 +27,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     entrants = (a.contenders or (GPU_CONTENDERS if gpu else CONTENDERS)).split(",")
     dtypes = a.dtype.split(",") if not gpu else ["bfloat16"]
     with run.Runner("train", a) as runner:
-        limits = runner.case("limits", "limits", shapes.find("tiny"), "float32", ["limits_jax", "limits_torch"], phases=[(0, 1, 0.0)],
-                             compare=False, weights=False)
-        del limits
+        runner.limits()
         for name in names:
             shape = shapes.find(name)
             for dtype in dtypes:

@@ -168,3 +168,17 @@ def test_pages_import_only_build(file):
     others = [m for m in found if m not in ("jaxlm.build",)]
     assert len(others) <= 1 and all(m.startswith("configs.") for m in others), f"{file.name} imports {others}"
     assert ast.get_docstring(parse(file)), f"{file.name}: say what it is, its command, cost and result"
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_benchmarks_are_never_imported(file):
+    """Fails if the product needs what measures it: `from benchmarks import shapes` in training/loop.py."""
+    for module, line in imports(parse(file)):
+        assert module.split(".")[0] not in ("benchmarks", "tests"), f"{name(file)}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda f: f.name)
+def test_benchmarks_are_small_files(file):
+    """Fails if a file of the benchmarks passes 400 lines or has no licence line or docstring: add 400 blank lines to run.py."""
+    lines = file.read_text().splitlines()
+    assert len(lines) <= 400 and lines[0].startswith("# Copyright") and ast.get_docstring(parse(file))

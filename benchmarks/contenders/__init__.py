@@ -14,6 +14,7 @@ class Contender:
     what: str
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    tolerance: float = 0.0  # of its losses where it cannot be the same mathematics; 0: the gate's own
 
 
 # glibc that neither maps nor trims: memory that a step has used stays with the process.
@@ -28,13 +29,25 @@ CONTENDERS = {c.name: c for c in (
     Contender("jaxlm_step", _HERE + "jaxlm_step", "jaxlm's compiled step in a bare loop, batches already on the device"),
     Contender("torch_eager", _HERE + "torch_minimal", "a minimal torch model and loop, fused AdamW", {"compile": False}),
     Contender("torch_compiled", _HERE + "torch_minimal", "the same through torch.compile", {"compile": True}),
-    Contender("torch_eager_tuned", _HERE + "torch_minimal", "torch_eager with an allocator that keeps its memory", {"compile": False, "allocator": True}),
-    Contender("torch_compiled_tuned", _HERE + "torch_minimal", "torch_compiled with the same", {"compile": True, "allocator": True}),
+    Contender("torch_eager_tuned", _HERE + "torch_minimal", "torch_eager with an allocator that keeps its memory",
+              {"compile": False, "allocator": True}),
+    Contender("torch_compiled_tuned", _HERE + "torch_minimal", "torch_compiled with the same",
+              {"compile": True, "allocator": True}),
     Contender("hf_trainer", _HERE + "hf_trainer", "Hugging Face Trainer", {"compile": False}),
     Contender("hf_trainer_compiled", _HERE + "hf_trainer", "Hugging Face Trainer with torch_compile", {"compile": True}),
-    Contender("nanodo", _HERE + "nanodo", "google-deepmind/nanodo's model and step, from its checkout in NANODO"),
-    Contender("maxtext", _HERE + "maxtext", "AI-Hypercomputer/maxtext"),
-    Contender("levanter", _HERE + "levanter", "stanford-crfm/levanter"),
+    Contender("jaxlm_decode", _HERE + "jaxlm_decode", "jaxlm's Decoder"),
+    Contender("torch_decode", _HERE + "torch_decode", "the minimal torch model with a cache, one token a step", {"compile": False}),
+    Contender("torch_decode_compiled", _HERE + "torch_decode", "the same through torch.compile", {"compile": True}),
+    Contender("hf_generate", _HERE + "hf_generate", "Hugging Face's generate()"),
+    Contender("jaxlm_windows", _HERE + "jaxlm_input", "jaxlm's pipeline, windows of the stream", {"plan": "windows"}),
+    Contender("jaxlm_pack", _HERE + "jaxlm_input", "jaxlm's pipeline, whole documents packed", {"plan": "pack"}),
+    Contender("torch_loader", _HERE + "torch_input", "DataLoader in the training process", {"workers": 0}),
+    Contender("torch_loader_workers", _HERE + "torch_input", "DataLoader with two workers", {"workers": 2}),
+    Contender("jaxlm_checkpoint", _HERE + "jaxlm_checkpoint", "jaxlm's checkpoints"),
+    Contender("torch_checkpoint", _HERE + "torch_checkpoint", "torch.save and torch.load"),
+    Contender("nanodo", _HERE + "nanodo", "google-deepmind/nanodo's model in a plain jit step; it has no biases", tolerance=2e-2),
+    Contender("maxtext", _HERE + "peers", "AI-Hypercomputer/maxtext"),
+    Contender("levanter", _HERE + "peers", "stanford-crfm/levanter"),
 )}
 
 

@@ -30,14 +30,9 @@ def norm(x, p, name, rms):
     return (wide * p[name + ".weight"] + p[name + ".bias"]).astype(x.dtype)
 
 
-@jax.custom_vjp
 def gelu(x):
     return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
 
-
-# From x again, in one pass: autodiff would keep what lies between.
-gelu.defvjp(lambda x: (gelu(x), x),
-            lambda x, d: ((jax.vjp(lambda v: jax.nn.gelu(v, approximate=True), x.astype(jnp.float32))[1](d.astype(jnp.float32))[0]).astype(x.dtype),))
 
 _NT, _NN = (((3,), (3,)), ((0, 1), (0, 1))), (((3,), (2,)), ((0, 1), (0, 1)))
 
@@ -124,7 +119,7 @@ def make_step(job: Job):
     def step(state, tokens, targets):
         p, m, v, t = state
         value, g = jax.value_and_grad(loss)(p, tokens, targets, job.shape, dtype, cpu)
-        scale = job.clip / jnp.maximum(jnp.sqrt(sum(jnp.sum(x * x) for x in g.values())), job.clip)
+        scale = job.clip / jnp.maximum(jnp.sqrt(sum(jnp.sum(x * x) for x in g.values())), job.clip)  # as torch and optax clip
         t, out = t + 1, ({}, {}, {})
         for name, x in p.items():
             grad = g[name] * scale
@@ -150,11 +145,8 @@ def compile_step(step, platform, *args):
 
 def train(job: Job, clock: Clock) -> None:
     given = data.weights(job.path) if job.has_weights else data.draw(job.shape)
-    p = {name: jnp.array(x) for name, x in given.items()}
+    state = (*({name: jnp.array(x) * scale for name, x in given.items()} for scale in (1, 0, 0)), jnp.float32(0))
     del given
-    zeros = lambda: {name: jnp.zeros_like(x) for name, x in p.items()}
-    state = (p, zeros(), zeros(), jnp.float32(0))
-    del p
     batches = [tuple(map(jnp.asarray, pair)) for pair in data.batches(job.path, job.shape)]
     step, last, number = compile_step(make_step(job), job.platform, state, *batches[0]), None, 0
     while True:

@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Hugging Face Trainer on GPT2LMHeadModel or LlamaForCausalLM, set up as its users do: autocast, fused AdamW, constant rate, no evaluation."""
+"""Hugging Face Trainer on GPT2LMHeadModel or LlamaForCausalLM, as its users set it up: autocast, fused AdamW, no evaluation."""
 import os
 
 import torch
@@ -17,13 +17,13 @@ def model_of(s: Shape) -> transformers.PreTrainedModel:
     """The architecture without dropout, weights drawn by the library."""
     if s.family == "gpt":
         config = transformers.GPT2Config(
-            vocab_size=s.vocab, n_positions=s.length, n_embd=s.embed, n_layer=s.layers, n_head=s.heads, n_inner=s.hidden, resid_pdrop=0.0,
-            embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, tie_word_embeddings=s.tied)
+            vocab_size=s.vocab, n_positions=s.length, n_embd=s.embed, n_layer=s.layers, n_head=s.heads, n_inner=s.hidden,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, tie_word_embeddings=s.tied)
     else:
         config = transformers.LlamaConfig(
-            vocab_size=s.vocab, max_position_embeddings=s.length, hidden_size=s.embed, num_hidden_layers=s.layers, num_attention_heads=s.heads,
-            num_key_value_heads=s.keys, intermediate_size=s.hidden, rms_norm_eps=1e-5, bos_token_id=0, eos_token_id=0,
-            tie_word_embeddings=s.tied)
+            vocab_size=s.vocab, max_position_embeddings=s.length, hidden_size=s.embed, num_hidden_layers=s.layers,
+            num_attention_heads=s.heads, num_key_value_heads=s.keys, intermediate_size=s.hidden, rms_norm_eps=1e-5,
+            bos_token_id=0, eos_token_id=0, tie_word_embeddings=s.tied)
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
 
@@ -88,9 +88,10 @@ def train(job: Job, clock: Clock) -> None:
         load(model, data.weights(job.path))
     try:
         arguments = transformers.TrainingArguments(
-            output_dir=job.scratch, per_device_train_batch_size=s.batch, max_steps=10**6, learning_rate=job.lr, lr_scheduler_type="constant",
-            weight_decay=job.weight_decay, adam_beta1=job.b1, adam_beta2=job.b2, adam_epsilon=job.eps, max_grad_norm=job.clip,
-            optim="adamw_torch_fused", bf16=job.dtype == "bfloat16", use_cpu=job.platform == "cpu", torch_compile=job.option["compile"],
+            output_dir=job.scratch, per_device_train_batch_size=s.batch, max_steps=10**6, learning_rate=job.lr,
+            lr_scheduler_type="constant", weight_decay=job.weight_decay, adam_beta1=job.b1, adam_beta2=job.b2, adam_epsilon=job.eps,
+            max_grad_norm=job.clip, optim="adamw_torch_fused",
+            bf16=job.dtype == "bfloat16", use_cpu=job.platform == "cpu", torch_compile=job.option["compile"],
             gradient_checkpointing=s.remat != "none", logging_steps=10**6, save_strategy="no", report_to=[], disable_tqdm=True,
             remove_unused_columns=False, dataloader_pin_memory=job.platform == "gpu")
     except ImportError as error:

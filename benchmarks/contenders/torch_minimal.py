@@ -107,7 +107,8 @@ def load(model: Model, given: dict) -> None:
         for mine, theirs in (("norm1", "ln_1"), ("norm2", "ln_2"), ("qkv", "attn.c_attn"), ("proj", "attn.c_proj"), ("up", "mlp.c_fc"),
                              ("down", "mlp.c_proj")):
             weight = t(f"{p}{theirs}.weight")
-            out |= {f"{ours}{mine}.weight": weight.T.contiguous() if weight.ndim > 1 else weight, f"{ours}{mine}.bias": t(f"{p}{theirs}.bias")}
+            out |= {f"{ours}{mine}.weight": weight.T.contiguous() if weight.ndim > 1 else weight,
+                    f"{ours}{mine}.bias": t(f"{p}{theirs}.bias")}
     final = "model.norm" if llama else "transformer.ln_f"
     out |= {f"norm.{x}": t(f"{final}.{x}") for x in (("weight",) if llama else ("weight", "bias"))}
     model.load_state_dict(out)

@@ -1,0 +1,22 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""jaxlm's input pipeline alone: rows of a token store, drawn at random and made ready, ahead on a thread, onto the device."""
+import numpy as np
+
+from benchmarks.clock import Clock
+from benchmarks.contenders import jaxlm_page
+from benchmarks.job import Job
+from jaxlm.cli import experiment as experiments
+from jaxlm.data import pack, sampler, store
+from jaxlm.parallel import place
+
+
+def input(job: Job, clock: Clock) -> None:  # noqa: A001 - the kind's name
+    run = experiments.experiment(jaxlm_page.config(job), job.shape.vocab)
+    offsets = np.load(job.path / "offsets.npy")
+    tokens = np.memmap(job.path / "stream.bin", np.uint16, "r")
+    held = store.Store(tokens, offsets, np.diff(offsets), 0)
+    plan = {"windows": pack.Windows, "pack": pack.Packed}[job.option["plan"]](held, job.shape.length)
+    drawn = sampler.Sampler(plan, job.shape.batch, 0)
+    with place.use(run.layout), run.batches(drawn, 0, 10**9) as source:
+        for batch in run.put(source, job.shape.batch):
+            clock.tick(float(batch["tokens"].shape[0]))
