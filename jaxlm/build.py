@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxlm.checkpoints import manager, start
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.data import corpus
-from jaxlm.generate import decode
+from jaxlm.generate import settings
 from jaxlm.optim import optimizers, schedules
 from jaxlm.parallel import mesh, rules
 from jaxlm.training import evaluate, loop
@@ -36,7 +36,7 @@ SECTIONS = {
     "eval": evaluate.Config,
     "checkpoints": manager.Config,
     "start": start.Config,
-    "generate": decode.Config,
+    "generate": settings.Config,
 }
 
 

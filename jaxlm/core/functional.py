@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from jaxlm.core import tree
+from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Batch, Outputs, Params
 
 
@@ -51,6 +52,14 @@ class Functional:
     def cache(self, rows: int, length: int) -> Any:
         """An empty decoding cache for `rows` sequences of at most `length` tokens."""
         return self._bind(self.abstract).cache(rows, length)
+
+    def rewind(self, cache: Any, counts: Array) -> Any:
+        """The cache without the last counts [B] tokens of each row; UserError where the model cannot go back."""
+        model = self._bind(self.abstract)
+        if not hasattr(model, "rewind"):
+            raise UserError(f"a {type(model).__name__} cannot take back what it has read, which writing ahead with a draft model "
+                            "needs: generate without a draft")
+        return model.rewind(cache, counts)
 
     def _bind(self, params: Params) -> Any:
         return nnx.merge(self._graphdef, params)

@@ -1,97 +1,128 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Text in, text out: prompts are encoded as documents of the training stream, continued, and decoded as they grow."""
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Params
-from jaxlm.generate.decode import Config, Decoder, Piece
+from jaxlm.generate.beam import Beams
+from jaxlm.generate.decode import Decoder, Piece
+from jaxlm.generate.settings import Config
+from jaxlm.generate.stop import Stops
 from jaxlm.parallel.place import Layout
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One prompt's continuation."""
+    """One continuation of a prompt."""
 
-    prompt: str
-    text: str  # what was generated, without the prompt and without the eot that ended it
-    tokens: np.ndarray  # int32 [n], with that eot
-    logprobs: np.ndarray  # float32 [n], of the model itself: before temperature and filters
-    finished_by: str  # "eot" or "length"
+    prompt: str | Sequence[int]
+    text: str  # what was generated, without the prompt, the eot that ended it or the stop string before which it ends
+    tokens: np.ndarray  # int32 [n], with that eot, or to the token that completed the stop string
+    logprobs: np.ndarray  # float32 [n], of the model itself: before penalties, temperature and filters
+    finished_by: str  # "eot", "stop" or "length"
+    score: float | None = None  # of a beam: what it is ranked by
 
 
-def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str], config: Config = Config(),
+def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str] | Sequence[Sequence[int]], config: Config = Config(),
              on_text: Callable[[int, str], None] | None = None, *, max_len: int = 0, layout: Layout | None = None,
-             decoder: Decoder | None = None) -> list[Result]:
+             decoder: Decoder | Beams | None = None) -> list[Result]:
     """Continue every prompt; `on_text(i, piece)` gets each new piece of prompt i's text, never a part of a character.
 
     A prompt is a document's beginning: the separator `eot` goes in front, as in the training stream, so an empty
-    prompt asks for a new document. The tokenizer has encode(text), stream() with push(id) and flush(), vocab_size
-    and eot. `max_len` is the number of positions the model has (0 = no limit). Prompts are decoded config.batch at
-    a time; prompt i draws the same tokens whatever the others are. Pass a `decoder` to keep its compiled programs
-    between calls; it takes the place of model, max_len and layout. UserError as from `Decoder.run`.
+    prompt asks for a new document. A prompt of token ids (a chat's, say) is fed as it is. The tokenizer has encode(text),
+    stream() with push(id) and flush(), vocab_size and eot. `max_len` is the number of positions the model has (0 = no
+    limit). Prompts are decoded config.batch at a time; prompt i draws the same tokens whatever the others are.
+    With config.beams above 1 there are config.n_best results for each prompt, the best first, and no streaming. Pass a
+    `decoder` to keep its compiled programs between calls (of beam.Beams with beams, or one with a draft model); it takes
+    the place of model, max_len and layout. UserError as from `Decoder.run`.
     """
     if isinstance(prompts, str):
         raise TypeError("prompts is one string: give a list of strings")
     if config.problems():
         raise UserError("; ".join(config.problems()))
     if decoder is None:
-        decoder = Decoder(model, tokenizer.eot, tokenizer.vocab_size, max_len, layout)
-    encoded = [np.concatenate([[tokenizer.eot], np.asarray(tokenizer.encode(prompt), np.int64)]).astype(np.int32)
-               for prompt in prompts]
+        decoder = (Beams if config.beams > 1 else Decoder)(model, tokenizer.eot, tokenizer.vocab_size, max_len, layout)
+    ids = lambda prompt: np.concatenate([[tokenizer.eot], np.asarray(tokenizer.encode(prompt), np.int64)]).astype(np.int32)
+    encoded = [ids(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    bad_words = tuple(tuple(map(int, tokenizer.encode(word))) for word in config.bad_words)
     if encoded:
         decoder.check(encoded, config)  # all of them before the first is decoded
+        if on_text is not None and isinstance(decoder, Beams):
+            decoder.stream()
     out = []
     for first in range(0, len(prompts), config.batch):
         rows = range(first, min(first + config.batch, len(prompts)))
         batch = [encoded[i] for i in rows]
-        texts = [_Text(i, encoded[i][1:], tokenizer, config.stop_at_eot, on_text) for i in rows]
-        if on_text is None:
-            done = decoder.run(params, batch, config, rows)
-            pieces = [Piece(done.tokens, done.logprobs, done.lengths, done.ended)]
-        else:
-            pieces = decoder.stream(params, batch, config, rows)
-        for piece in pieces:
+        new = lambda i: _Text(i, encoded[i][isinstance(prompts[i], str):], tokenizer, config, on_text)
+        if isinstance(decoder, Beams):
+            found = decoder.run(params, batch, config, bad_words)
+            for row, i in enumerate(rows):
+                for n in range(config.n_best):
+                    text, size = new(i), found.lengths[row, n]
+                    text.add(found.tokens[row, n, :size], found.logprobs[row, n, :size], bool(found.ended[row, n]))
+                    out.append(text.result(prompts[i], float(found.scores[row, n])))
+            continue
+        texts = [new(i) for i in rows]
+        for piece in _pieces(decoder, params, batch, config, rows, bad_words, on_text is not None):
             for row, text in enumerate(texts):
                 count = piece.counts[row]
                 text.add(piece.tokens[row, :count], piece.logprobs[row, :count], bool(piece.ended[row]))
+            if all(text.finished for text in texts):
+                break  # stop strings are the host's: the device would go on to the limit
         out += [text.result(prompts[text.index]) for text in texts]
     return out
+
+
+def _pieces(decoder: Decoder, params: Params, batch: list, config: Config, rows: range, bad_words: tuple, stream: bool) -> Iterator[Piece]:
+    if stream or config.stop:
+        yield from decoder.stream(params, batch, config, rows, bad_words)
+        return
+    done = decoder.run(params, batch, config, rows, bad_words)
+    yield Piece(done.tokens, done.logprobs, done.lengths, done.ended)
 
 
 class _Text:
     """One prompt's continuation while it grows."""
 
-    def __init__(self, index: int, prompt: np.ndarray, tokenizer: Any, stop_at_eot: bool,
-                 on_text: Callable[[int, str], None] | None):
+    def __init__(self, index: int, prompt: np.ndarray, tokenizer: Any, config: Config, on_text: Callable[[int, str], None] | None):
         self.index, self._on_text = index, on_text
-        self._stream, self._eot = tokenizer.stream(), tokenizer.eot if stop_at_eot else -1
+        self._stream, self._eot = tokenizer.stream(), tokenizer.eot if config.stop_at_eot else -1
         # The text of a token may depend on those before it: a first word of SentencePiece comes without its space.
         for token in prompt:
             self._stream.push(int(token))
-        self._tokens: list[np.ndarray] = []
-        self._logprobs: list[np.ndarray] = []
+        self._stops = Stops(config.stop)
+        self._tokens: list[int] = []
+        self._logprobs: list[float] = []
         self._parts: list[str] = []
-        self._ended = False
+        self.finished = ""
 
     def add(self, tokens: np.ndarray, logprobs: np.ndarray, ended: bool) -> None:
-        self._tokens.append(tokens)
-        self._logprobs.append(logprobs)
-        for token in tokens:
+        for token, logprob in zip(tokens, logprobs, strict=True):
+            if self.finished:
+                return
+            self._tokens.append(int(token))
+            self._logprobs.append(float(logprob))
             if token != self._eot:
-                self._show(self._stream.push(int(token)))
-        if ended and not self._ended:
-            self._show(self._stream.flush())
-        self._ended = ended
+                self._show(self._stops.push(self._stream.push(int(token))))
+            if self._stops.found:
+                self.finished = "stop"
+        if ended and not self.finished:
+            self._end("eot")
 
-    def result(self, prompt: str) -> Result:
-        if not self._ended:
-            self._show(self._stream.flush())
-        return Result(prompt, "".join(self._parts), np.concatenate(self._tokens), np.concatenate(self._logprobs),
-                      "eot" if self._ended else "length")
+    def result(self, prompt: str, score: float | None = None) -> Result:
+        if not self.finished:
+            self._end("length")
+        return Result(prompt, "".join(self._parts), np.array(self._tokens, np.int32), np.array(self._logprobs, np.float32),
+                      self.finished, score)
+
+    def _end(self, why: str) -> None:
+        self._show(self._stops.push(self._stream.flush()))
+        self.finished = "stop" if self._stops.found else why
+        self._show(self._stops.flush())
 
     def _show(self, piece: str) -> None:
         if piece:

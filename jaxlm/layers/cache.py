@@ -7,6 +7,7 @@ Letters: B rows, T positions of this call, S slots, K key/value heads, H size of
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -18,13 +19,29 @@ Cache = dict[str, Array]
 
 
 def empty(layers: int, rows: int, length: int, kv_heads: int, head_dim: int, dtype: str) -> Cache:
-    """k, v [layers, B, S, K, H]; segments [B, S], 0 = empty or padding; positions [B, S]; index, the next free slot."""
+    """k, v [layers, B, S, K, H]; segments [B, S], 0 = empty or padding; positions [B, S]; index, the next free slot.
+
+    After `rewind` the index is [B]: each row has its own.
+    """
     # New buffers each time: a caller that donates its cache must not give the same one away twice.
     new = lambda: constrain(
         jnp.zeros((layers, rows, length, kv_heads, head_dim), dtype), "layers", "batch", None, "act_kv_heads", None
     )
     ids = lambda: constrain(jnp.zeros((rows, length), jnp.int32), "batch", None)
     return {"k": new(), "v": new(), "segments": ids(), "positions": ids(), "index": jnp.zeros((), jnp.int32)}
+
+
+def rewind(cache: Cache, counts: Array) -> Cache:
+    """The cache without the last counts [B] slots of each row: they are free again, and no query sees a free slot."""
+    return {**cache, "index": jnp.broadcast_to(cache["index"], counts.shape) - counts}
+
+
+def _write(old: Array, new: Array, index: Array) -> Array:
+    """old [B, S, ...] with new [B, T, ...] at the index, one for all rows or one for each."""
+    new = new.astype(old.dtype)
+    if index.ndim == 0:
+        return lax.dynamic_update_slice_in_dim(old, new, index, 1)
+    return jax.vmap(lambda old, new, at: lax.dynamic_update_slice_in_dim(old, new, at, 0))(old, new, index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +54,13 @@ class View:
 
     def extend(self, k: Array, v: Array) -> tuple[Array, Array, dict[str, Array]]:
         """This layer's keys and values [B, S, K, H] with k, v [B, T, K, H] written at the index, and the new store."""
-        out = {}
+        out, layer = {}, lambda x: lax.dynamic_index_in_dim(x, self.layer, 0, keepdims=False)
         for name, new in (("k", k), ("v", v)):
             old = self.store[name]
-            out[name] = lax.dynamic_update_slice(old, new[None].astype(old.dtype), (self.layer, 0, self.index, 0, 0))
-        layer = lambda x: lax.dynamic_index_in_dim(x, self.layer, 0, keepdims=False)
+            if self.index.ndim:
+                out[name] = lax.dynamic_update_index_in_dim(old, _write(layer(old), new, self.index), self.layer, 0)
+            else:
+                out[name] = lax.dynamic_update_slice(old, new[None].astype(old.dtype), (self.layer, 0, self.index, 0, 0))
         return layer(out["k"]), layer(out["v"]), out
 
 
@@ -74,15 +93,16 @@ def span(batch: Batch, cache: Cache | None, causal: bool = True) -> Span:
     index = None if cache is None else cache["index"]
     positions = batch.get("positions")
     if positions is None:
-        positions = lax.broadcasted_iota(jnp.int32, tokens.shape, 1) + (0 if index is None else index)
+        positions = lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
+        positions = positions if index is None else positions + index.reshape(-1, 1)
     segments = batch.get("segments")
     if cache is None:
         return Span(positions, Mask(causal, q_segments=segments, k_segments=segments))
     if segments is None:
         segments = jnp.ones(tokens.shape, jnp.int32)
-    write = lambda old, new: lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, 1)
+    write = lambda old, new: _write(old, new, index)
     seen = write(cache["segments"], segments)
     rest = {"segments": seen, "positions": write(cache["positions"], positions), "index": index + tokens.shape[1]}
-    slots = lax.broadcasted_iota(jnp.int32, (tokens.shape[1],), 0) + index
+    slots = lax.broadcasted_iota(jnp.int32, (*index.shape, tokens.shape[1]), index.ndim) + jnp.expand_dims(index, -1)
     mask = Mask(causal, q_segments=segments, k_segments=seen, q_index=slots)
     return Span(positions, mask, index, {"k": cache["k"], "v": cache["v"]}, rest)

@@ -129,6 +129,9 @@ class GPT(nnx.Module):
         c = self.config
         return caches.empty(c.layers, rows, length, c.heads, c.embed // c.heads, c.dtype)
 
+    def rewind(self, cache: caches.Cache, counts: Array) -> caches.Cache:
+        return caches.rewind(cache, counts)
+
 
 def build(config: Config) -> Functional:
     """The model as pure functions; UserError when the config cannot be built."""

@@ -217,6 +217,9 @@ class Llama(nnx.Module):
         c = self.config
         return caches.empty(c.layers, rows, length, c.size_kv_heads, c.size_head_dim, c.dtype)
 
+    def rewind(self, cache: caches.Cache, counts: Array) -> caches.Cache:
+        return caches.rewind(cache, counts)
+
 
 def build(config: Config) -> Functional:
     """The model as pure functions; UserError when the config cannot be built."""

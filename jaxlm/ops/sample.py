@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Choosing the next token: temperature, top-k and top-p (nucleus) as masks over logits, then an exact draw.
+"""Choosing the next token: temperature, top-k, top-p, min-p and typical as masks over logits, then an exact draw.
 
 Shape letters: B rows, V ids. A setting is a number, or an array [B] when rows differ.
 """
@@ -16,14 +16,36 @@ _COLDEST = float(np.finfo(np.float32).tiny)
 
 
 def filter_logits(logits: Array, temperature: Setting = 1.0, top_k: Setting = 0, top_p: Setting = 1.0,
-                  valid_vocab: int = 0) -> Array:
+                  valid_vocab: int = 0, min_p: Setting = 0.0, typical_p: Setting = 1.0) -> Array:
     """Logits [B, V] of the distribution to draw from: float32, -inf at every id that must not be drawn.
 
-    In this order: ids >= valid_vocab (0 = all are valid) are removed, logits are divided by the temperature, the
-    top_k most probable stay (0 = all), then the smallest set of them whose renormalised mass is >= top_p (1 = all;
-    Holtzman et al. 2020, arXiv:1904.09751). Equal logits rank by id, the lower first. Temperature 0 leaves the most
-    probable id alone. Each row is shifted so that its largest logit is 0.
+    In this order, which is that of transformers' warpers: ids >= valid_vocab (0 = all are valid) are removed, logits
+    are divided by the temperature, the top_k most probable stay (0 = all), then the smallest set of them whose
+    renormalised mass is >= top_p (1 = all; Holtzman et al. 2020, arXiv:1904.09751), then those at least min_p times
+    as probable as the most probable (0 = all; Nguyen et al. 2024, arXiv:2407.01082), then of what is left the set of
+    mass >= typical_p whose surprise is nearest to the entropy (1 = all; Meister et al. 2022, arXiv:2202.00666).
+    Equal logits rank by id, the lower first. Temperature 0 leaves the most probable id alone. Each row is shifted so
+    that its largest logit is 0.
     """
+    logits = _rank_filtered(logits, temperature, top_k, top_p, valid_vocab)
+    column = lambda x: jnp.reshape(jnp.asarray(x, jnp.float32), (-1, 1))
+    if not isinstance(min_p, (int, float)) or min_p > 0:
+        logits = jnp.where(jnp.exp(logits) >= column(min_p), logits, -jnp.inf)
+    if not isinstance(typical_p, (int, float)) or typical_p < 1:
+        logprobs = jax.nn.log_softmax(logits, axis=-1)
+        entropy = -jnp.sum(jnp.where(logits > -jnp.inf, jnp.exp(logprobs) * logprobs, 0), axis=-1, keepdims=True)
+        far = jnp.abs(-logprobs - entropy)
+        ranked, mass = jax.lax.sort_key_val(far, jax.nn.softmax(logits, axis=-1))
+        last = jnp.sum(jnp.cumsum(mass, axis=-1) < column(typical_p), axis=-1, keepdims=True)
+        keep = far <= jnp.take_along_axis(ranked, jnp.minimum(last, logits.shape[-1] - 1), axis=-1)
+        logits = jnp.where(keep | (column(typical_p) >= 1), logits, -jnp.inf)
+        # What is nearest to the entropy need not be the most probable.
+        logits = logits - jnp.max(logits, axis=-1, keepdims=True)
+    return logits
+
+
+def _rank_filtered(logits: Array, temperature: Setting, top_k: Setting, top_p: Setting, valid_vocab: int) -> Array:
+    """The part of `filter_logits` that needs only the ranking: temperature, top-k and top-p."""
     vocab = logits.shape[-1]
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
     logits = logits.astype(jnp.float32)
@@ -34,8 +56,8 @@ def filter_logits(logits: Array, temperature: Setting = 1.0, top_k: Setting = 0,
 
     numbers = all(isinstance(x, (int, float, np.number)) for x in (temperature, top_k, top_p))
     if numbers:
-        if temperature < _COLDEST:
-            temperature, top_k, top_p = 1.0, 1, 1.0
+        if is_greedy(temperature):
+            return jnp.where(ids == jnp.argmax(logits, axis=-1, keepdims=True), logits, -jnp.inf)
         logits = logits / temperature
         if top_k == 0 and top_p >= 1:
             return logits
@@ -65,25 +87,32 @@ def filter_logits(logits: Array, temperature: Setting = 1.0, top_k: Setting = 0,
 
 
 def row_keys(seed: int | Array, rows: Array, index: int | Array) -> Array:
-    """Keys [B], one for each (seed, row, token index), whatever else is in the batch.
+    """Keys [B], one for each (seed, row, token index), whatever else is in the batch; index is one number or [B].
 
     The generator is named: the noise of `rbg` keys depends on the batch they are drawn in.
     """
     key = jax.random.key(seed, impl="threefry2x32")
-    return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), index))(rows)
+    one = lambda row, index: jax.random.fold_in(jax.random.fold_in(key, row), index)
+    return jax.vmap(one)(rows, jnp.broadcast_to(jnp.asarray(index), rows.shape))
 
 
 def sample(key: Array, logits: Array, temperature: Setting = 1.0, top_k: Setting = 0, top_p: Setting = 1.0,
-           valid_vocab: int = 0) -> Array:
+           valid_vocab: int = 0, min_p: Setting = 0.0, typical_p: Setting = 1.0) -> Array:
     """One id a row, int32 [B], drawn from exactly what `filter_logits` leaves; temperature 0 is the argmax.
 
     `key` is one key for all rows (they draw independently) or an array of keys [B], one a row.
     """
-    if isinstance(temperature, (int, float)) and temperature < _COLDEST:
-        ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
-        allowed = ids < (valid_vocab or logits.shape[-1])
-        return jnp.argmax(jnp.where(allowed, logits.astype(jnp.float32), -jnp.inf), axis=-1).astype(jnp.int32)
-    logits = filter_logits(logits, temperature, top_k, top_p, valid_vocab)
+    logits = filter_logits(logits, temperature, top_k, top_p, valid_vocab, min_p, typical_p)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32) if is_greedy(temperature) else draw(key, logits)
+
+
+def is_greedy(temperature: Setting) -> bool:
+    """Whether this one number for all rows leaves nothing to chance."""
+    return isinstance(temperature, (int, float)) and temperature < _COLDEST
+
+
+def draw(key: Array, logits: Array) -> Array:
+    """One id a row, int32 [B], with the probabilities softmax(logits); a key for all rows, or one a row."""
     if key.ndim == 0:
         return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(key, logits).astype(jnp.int32)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxlm.core.errors import UserError
-from jaxlm.generate.decode import Config, Decoder, bucket
+from jaxlm.generate.batch import bucket
+from jaxlm.generate.decode import Decoder
+from jaxlm.generate.settings import Config
 from jaxlm.models import gpt, llama
 from jaxlm.parallel import mesh, place, rules
 
@@ -175,7 +177,7 @@ def test_a_mesh_changes_nothing(plain, decoder, name, sizes, rows):
         again, _, _ = joined(inside.stream(params, prompts, SAMPLED))
     assert again == tokens.tolist()
     cache, _, _ = inside._start(params, prompts, SAMPLED, ())
-    assert ("batch" in inside._program(rows)[0].rules.acts) == (rows == 8)
+    assert ("batch" in inside._programs.get(rows)[0].rules.acts) == (rows == 8)
     assert cache["k"].sharding.shard_shape(cache["k"].shape)[1] == (1 if rows == 8 else 3)
 
 

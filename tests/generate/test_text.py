@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from jaxlm.core.errors import UserError
-from jaxlm.generate.decode import Config, Decoder
+from jaxlm.generate.decode import Decoder
+from jaxlm.generate.settings import Config
 from jaxlm.generate.text import generate
 
 TEXTS = ["plain", "zwölf Boxkämpfer: €5 😀!", "😀😀", ""]

@@ -1,0 +1,130 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Prompts as a batch: checked, padded on the left to few shapes, and the layout that a program for that many rows has."""
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlm.core.errors import UserError
+from jaxlm.generate.settings import Config
+from jaxlm.parallel import place
+
+# New tokens are given room in steps of this many slots, so that nearby limits share a program.
+_ROOM = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The end-of-text id, the number of ids that the tokenizer knows (0 = the model's), and the most positions (0 = no limit)."""
+
+    eot: int
+    size: int = 0
+    max_len: int = 0
+
+    def __post_init__(self):
+        if self.size and not 0 <= self.eot < self.size:
+            raise UserError(f"the end-of-text id {self.eot} is not one of the tokenizer's {self.size} ids")
+
+    def check(self, prompts: Sequence[Sequence[int]], config: Config, new: int | None = None) -> list[np.ndarray]:
+        """The prompts as they will be fed; UserError when one does not fit the model, the tokenizer or the limit.
+
+        An empty prompt is eot alone, as a new document begins. `new` tokens follow: config.max_new_tokens by default.
+        """
+        if config.problems():
+            raise UserError("; ".join(config.problems()))
+        if not len(prompts):
+            raise UserError("there are no prompts: give at least one (it may be empty)")
+        new = config.max_new_tokens if new is None else new
+        out = []
+        for row, prompt in enumerate(prompts):
+            ids = np.asarray(prompt if len(prompt) else [self.eot])
+            if ids.ndim != 1 or ids.dtype.kind not in "iu":
+                raise UserError(f"prompt {row} is not a flat sequence of token ids")
+            # A gather clamps an id it does not have, so a wrong tokenizer would go unnoticed.
+            if ids.min() < 0 or (self.size and ids.max() >= self.size):
+                raise UserError(f"prompt {row} has the id {ids.max() if ids.min() >= 0 else ids.min()}, outside the "
+                                f"{self.size} ids of the tokenizer: encode it with the tokenizer of this model")
+            if self.max_len and len(ids) + new > self.max_len:
+                said = f" and max_new_tokens is {new}: together {len(ids) + new}" if new else ""
+                room = self.max_len - len(ids)
+                raise UserError(
+                    f"prompt {row} has {len(ids)} tokens (document separator included){said}, more than the "
+                    f"{self.max_len} positions of the model. Shorten the prompt"
+                    + (f" or set max_new_tokens to {room} or less." if room > 0 else
+                       f" to {self.max_len - bool(new)} tokens or less."))
+            out.append(ids)
+        return out
+
+    def width(self, length: int, config: Config) -> int:
+        """The padded width of prompts of at most this length: a bucket, but never more positions than there are."""
+        width = bucket(length, config.prompt_bucket)
+        return min(width, self.max_len) if self.max_len else width
+
+
+def padded(prompts: Sequence[np.ndarray], width: int, fill: int, left: bool = True) -> dict[str, np.ndarray]:
+    """tokens, segments (0 = padding) and positions [B, width] of prompts, the padding on the left (or on the right)."""
+    tokens = np.full((len(prompts), width), fill, np.int32)
+    segments, positions = np.zeros_like(tokens), np.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        at = slice(width - len(prompt), width) if left else slice(len(prompt))
+        tokens[row, at], segments[row, at], positions[row, at] = prompt, 1, np.arange(len(prompt))
+    return {"tokens": tokens, "segments": segments, "positions": positions}
+
+
+def room(new_tokens: int) -> int:
+    """Slots for this many new tokens."""
+    return -(-new_tokens // _ROOM) * _ROOM
+
+
+def bucket(length: int, least: int) -> int:
+    """The smallest of least, 2 least, 4 least, ... that holds `length`."""
+    while least < length:
+        least *= 2
+    return least
+
+
+class Programs:
+    """Compiled functions, made once for rows that a layout splits and once for rows that it does not.
+
+    `make(replicated)` returns the jitted functions; `replicated` is the sharding of a value that is whole on every
+    device, None without a layout. Without one given, the layout in force when this is made is used.
+    """
+
+    def __init__(self, make: Callable[[Any], tuple[Any, ...]], layout: place.Layout | None = None):
+        self.layout = layout if layout is not None else place.active()
+        self._make, self._made = make, {}
+
+    def get(self, rows: int) -> tuple[place.Layout | None, tuple[Any, ...]]:
+        """The layout for this many rows, and the functions traced under it (and only under it)."""
+        if place.active() is not None and place.active() != self.layout:
+            raise ValueError("another layout is in force than the one this was made with: make it inside `use`")
+        split = self.layout is not None and rows % math.prod(
+            self.layout.mesh.shape[name] for name in self.layout.rules.acts.get("batch", ())) == 0
+        if split not in self._made:
+            layout = self.layout
+            if layout is not None:
+                # One token has no sequence to split, and rows are split only where they divide.
+                dropped = ("seq",) if split else ("seq", "batch")
+                acts = {axis: names for axis, names in layout.rules.acts.items() if axis not in dropped}
+                layout = dataclasses.replace(layout, rules=dataclasses.replace(layout.rules, acts=acts))
+            self._made[split] = layout, self._make(None if layout is None else layout.replicated)
+        return self._made[split]
+
+
+def dispatch(layout: place.Layout | None, program: Any, *args: Any, **static: Any) -> Any:
+    """Calls a program under its layout."""
+    if layout is None:
+        return program(*args, **static)
+    with place.use(layout):
+        return program(*args, **static)
+
+
+def to_device(tree: Any, layout: place.Layout | None) -> Any:
+    """Host arrays, equal on every process, onto all devices: the explicit transfer that a transfer guard allows."""
+    if layout is None:
+        return jax.device_put(tree)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(np.shape(x), layout.replicated, lambda at: np.asarray(x)[at]), tree)

@@ -1,0 +1,130 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Log-probabilities of given text, token by token; and the choice among given texts, which is the most probable one."""
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.core.errors import UserError
+from jaxlm.core.types import Array, Batch, Params, unembed
+from jaxlm.generate.batch import Limits, Programs, dispatch, padded, to_device
+from jaxlm.generate.decode import logits_are_fine
+from jaxlm.generate.settings import Config
+from jaxlm.parallel import place
+from jaxlm.parallel.place import constrain
+
+# Positions whose logits exist at a time.
+_CHUNK = 16
+
+
+class Scorer:
+    """Log-probabilities by one model; arguments as of `decode.Decoder`. Keeps the compiled programs."""
+
+    def __init__(self, model: Any, eot: int, vocab: int = 0, max_len: int = 0, layout: place.Layout | None = None):
+        self.limits = Limits(eot, vocab, max_len)
+        self._model = model
+        self._programs = Programs(lambda replicated: (jax.jit(self._score, out_shardings=replicated),), layout)
+
+    def run(self, params: Params, sequences: Sequence[Sequence[int]], config: Config = Config()) -> list[np.ndarray]:
+        """For each sequence of n ids, float32 [n - 1]: log p(id i + 1 | ids 0 to i), with neither temperature nor filters.
+
+        UserError for ids that the tokenizer lacks, for sequences longer than the model's positions, and for logits that
+        are not finite. config.batch sequences at a time.
+        """
+        sequences = self.limits.check(sequences, config, new=0)
+        out = []
+        for first in range(0, len(sequences), config.batch):
+            part = sequences[first : first + config.batch]
+            batch = padded(part, self.limits.width(max(map(len, part)), config), self.limits.eot, left=False)
+            layout, (program,) = self._programs.get(len(part))
+            logprobs = jax.device_get(dispatch(layout, program, params, to_device(batch, layout)))
+            logits_are_fine(logprobs)
+            out += [row[: len(ids) - 1] for row, ids in zip(logprobs, part, strict=True)]
+        return out
+
+    def _score(self, params: Params, batch: Batch) -> Array:
+        """float32 [B, L]: of the token after each, 0 where there is none."""
+        rows, length = batch["tokens"].shape
+        self._model.cache(rows, length)  # a model that sees what comes after cannot say how probable it is: it raises
+        batch = {name: constrain(x, "batch", None) for name, x in batch.items()}
+        outputs = self._model.apply(params, batch)
+        if outputs.table is None or self.limits.size > outputs.table.shape[0]:
+            raise UserError(f"the tokenizer has {self.limits.size} ids and the model "
+                            f"{0 if outputs.table is None else outputs.table.shape[0]}: use the tokenizer that the model was trained with")
+        after = jnp.pad(batch["tokens"][:, 1:], ((0, 0), (0, 1)))
+        real = jnp.pad(batch["segments"][:, 1:], ((0, 0), (0, 1))) > 0
+
+        def chunk(part: tuple[Array, Array]) -> Array:
+            hidden, target = part
+            logits = constrain(unembed(hidden, outputs.table, outputs.bias, outputs.soft_cap), "batch", None, None)
+            return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), target[..., None], axis=-1)[..., 0]
+
+        size = _CHUNK if length % _CHUNK == 0 else length
+        cut = lambda x: jnp.moveaxis(x.reshape(rows, length // size, size, *x.shape[2:]), 1, 0)
+        logprobs = jnp.moveaxis(jax.lax.map(chunk, (cut(outputs.hidden), cut(after))), 0, 1).reshape(rows, length)
+        return jnp.where(real, logprobs, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A text and how probable it is after its prompt."""
+
+    prompt: str
+    text: str
+    tokens: np.ndarray  # int32 [n], of the text alone
+    logprobs: np.ndarray  # float32 [n]
+
+    @property
+    def logprob(self) -> float:
+        """Of the whole text: the sum."""
+        return float(self.logprobs.sum(dtype=np.float64))
+
+
+def score(scorer: Scorer, params: Params, tokenizer: Any, texts: Sequence[str], config: Config = Config(),
+          prompts: Sequence[str] = ()) -> list[Scored]:
+    """How probable each text is after its prompt ("" for all by default: as a document's beginning).
+
+    A prompt and its text are encoded apart, as generation continues a prompt by whole tokens: a text in the middle of a
+    sentence begins with its space. That the text ends there is not part of the probability.
+    """
+    prompts = list(prompts) or [""] * len(texts)
+    begun = [np.concatenate([[tokenizer.eot], np.asarray(tokenizer.encode(prompt), np.int64)]) for prompt in prompts]
+    said = [np.asarray(tokenizer.encode(text), np.int32) for text in texts]
+    for text, ids in zip(texts, said, strict=True):
+        if not len(ids):
+            raise UserError(f"the text {text!r} has no tokens, so there is nothing to score: leave it out")
+    rows = scorer.run(params, [np.concatenate(pair).astype(np.int32) for pair in zip(begun, said, strict=True)], config)
+    return [Scored(prompt, text, ids, row[-len(ids):])
+            for prompt, text, ids, row in zip(prompts, texts, said, rows, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of the texts to choose from."""
+
+    text: str
+    logprob: float  # of the whole text after the prompt
+    probability: float  # among the choices
+    tokens: int
+
+
+def choose(scorer: Scorer, params: Params, tokenizer: Any, prompts: Sequence[str], choices: Sequence[str],
+           config: Config = Config()) -> list[list[Choice]]:
+    """For each prompt all choices, the most probable first; equal ones in the order given. UserError as from `score`.
+
+    Sums are compared, so that of two choices the longer is at a disadvantage where it says more.
+    """
+    if len(set(choices)) < max(2, len(choices)):
+        raise UserError(f"there must be two choices or more, all different: {', '.join(map(repr, choices)) or 'none given'}")
+    texts, repeated = list(choices) * len(prompts), [prompt for prompt in prompts for _ in choices]
+    rows = score(scorer, params, tokenizer, texts, config, repeated)
+    out = []
+    for first in range(0, len(rows), len(choices)):
+        part = rows[first : first + len(choices)]
+        weights = np.exp(np.array([s.logprob for s in part]) - max(s.logprob for s in part))
+        found = [Choice(s.text, s.logprob, float(w / weights.sum()), len(s.tokens)) for s, w in zip(part, weights, strict=True)]
+        out.append(sorted(found, key=lambda choice: -choice.logprob))
+    return out
