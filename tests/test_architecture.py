@@ -24,7 +24,7 @@ FLOORS = [
 ]
 FLOOR = {folder: number for number, folders in enumerate(FLOORS) for folder in folders}
 # Packages that only extras install: the core must import without them.
-OPTIONAL = {"torch", "transformers", "tensorflow", "onnx", "onnxruntime", "wandb", "qwix"}
+OPTIONAL = {"torch", "transformers", "tensorflow", "onnx", "onnxruntime", "wandb", "qwix", "jinja2"}
 # Reached by name: the one dynamic import, and the command line's `python -m`.
 DYNAMIC = {"build.py": "importlib", "cli/main.py": "runpy"}
 FLAX_NAMES = {"Module", "Param", "Rngs", "List", "Dict", "split", "merge", "state", "eval_shape", "to_pure_dict",

@@ -40,6 +40,7 @@ def folder(tmp_path_factory):
     texts = [p.read_text() for p in sorted((here / "my_texts").iterdir())]
     with gzip.open(here / "my.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    (here / "prompts.txt").write_text("the quick\nbrown\n")
     LocalBuilder(name="corpus", version="1.0.0", data_dir=here / "my_tfds", file_format="array_record",
                  features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
                  split_datasets={"train": [(i, {"text": t}) for i, t in enumerate(texts)]}).download_and_prepare()

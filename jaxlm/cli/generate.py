@@ -1,7 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""jaxlm generate --workdir=FOLDER --prompt=TEXT: continues texts with a trained model, streaming one, or JSON lines of many."""
-import json
-import sys
+"""jaxlm generate --workdir=FOLDER --prompt=TEXT: continues texts with a trained model, scores them, or chooses among answers."""
+import pathlib
+from typing import Any
 
 import jax
 from absl import flags
@@ -10,35 +10,110 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
+from jaxlm.cli import prompts
+from jaxlm.core.errors import UserError
+from jaxlm.generate import score
 from jaxlm.generate import text as texts
-from jaxlm.parallel import processes
+from jaxlm.generate.beam import Beams
+from jaxlm.generate.decode import Decoder
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("step", 0, "Checkpoint to use; 0 = the newest.")
-flags.DEFINE_multi_string("prompt", [], "A text to continue; may be given several times. Without it, lines of standard input.")
+flags.DEFINE_multi_string("prompt", [], "A text to continue; may be given several times. Without it and --input, lines of standard input.")
+flags.DEFINE_string("input", "", "A file with a prompt on each line; .jsonl (or .gz of either) holds them in --field. - is standard input.")
+flags.DEFINE_string("field", "", "The field of JSON lines that holds the prompt (default: prompt, where the file is named .jsonl).")
+flags.DEFINE_bool("interactive", False, "Ask for prompts and answer each at once; with --chat, one conversation.")
+flags.DEFINE_bool("chat", False, "A prompt is what the user says, written as the tokenizer's chat template says.")
+flags.DEFINE_string("system", "", "With --chat: the system's message before it.")
+flags.DEFINE_bool("allow_empty", False, "Let an empty prompt begin a new document.")
 flags.DEFINE_bool("json", False, "Write one JSON line per prompt instead of text.")
+flags.DEFINE_string("output", "", "Write the JSON lines to this file, which is whole or not there.")
+flags.DEFINE_multi_string("choice", [], "Instead of continuing: which of these follows the prompt, with their log-probabilities.")
+flags.DEFINE_bool("score", False, "Instead of continuing: the log-probability of each prompt, by token and in all.")
+flags.DEFINE_string("draft", "", "Folder of the run of a small model that writes ahead; the text is distributed as without it.")
 
 
 def main(config: ConfigDict) -> None:
     build.validate(config, jax.device_count())
-    prompts = FLAGS.prompt or [line.rstrip("\n") for line in sys.stdin]
-    processes.agree("the list of prompts", json.dumps(prompts))
+    if sum(map(bool, (FLAGS.choice, FLAGS.score, FLAGS.interactive))) > 1 or FLAGS.score and FLAGS.chat:
+        raise UserError("--choice, --score and --interactive exclude each other, and --score takes plain text: leave out one")
+    if FLAGS.draft and (FLAGS.choice or FLAGS.score or config.generate.beams > 1):
+        raise UserError("--draft writes ahead where text is drawn token by token: leave it out with beams, --choice or --score")
+    prompts.check_output(FLAGS.output)
+    if FLAGS.interactive and (FLAGS.prompt or FLAGS.input or FLAGS.output or FLAGS.json or config.generate.beams > 1):
+        raise UserError("--interactive asks for its prompts and streams: leave out --prompt, --input, --output, --json and beams")
+    given = [] if FLAGS.interactive else prompts.read(FLAGS.prompt, FLAGS.input, FLAGS.field, FLAGS.allow_empty)
     trained = experiments.open_run(config, FLAGS.workdir, FLAGS.step)
-    stream = len(prompts) == 1 and not FLAGS.json
-    if stream:
-        print(prompts[0], end="", flush=True)
-    show = lambda index, piece: print(piece, end="", flush=True)
-    results = texts.generate(trained.run.model, trained.params, trained.tokenizer, prompts, trained.run.section("generate"),
-                             show if stream else None, max_len=getattr(config.model, "max_len", 0), layout=trained.run.layout)
-    if stream:
+    asked = [prompts.chat(trained.tokenizer, text, FLAGS.system) if FLAGS.chat else text for text in given]
+    settings, tokenizer, limit = trained.run.section("generate"), trained.tokenizer, getattr(config.model, "max_len", 0)
+    common = dict(eot=tokenizer.eot, vocab=tokenizer.vocab_size, max_len=limit, layout=trained.run.layout)
+    if FLAGS.choice or FLAGS.score:
+        judge(score.Scorer(trained.run.model, **common), trained, given, asked, settings)
+        return
+    if FLAGS.draft:
+        draft = _draft(config, trained)
+        common["max_len"] = min((n for n in (limit, getattr(draft.run.config.model, "max_len", 0)) if n), default=0)
+        decoder, params = Decoder(trained.run.model, **common, draft=draft.run.model), (trained.params, draft.params)
+    else:
+        decoder, params = (Beams if settings.beams > 1 else Decoder)(trained.run.model, **common), trained.params
+
+    def go_on(asked: list[Any], show: Any = None) -> list[texts.Result]:
+        return texts.generate(None, params, tokenizer, asked, settings, show, decoder=decoder)
+
+    show = lambda _, piece: print(piece, end="", flush=True)
+    if FLAGS.interactive:
+        history = [{"role": "system", "content": FLAGS.system}] if FLAGS.system else []
+        for line in prompts.typed():
+            history.append({"role": "user", "content": line})
+            answer = go_on([tokenizer.encode_chat(history) if FLAGS.chat else line], show)[0]
+            history.append({"role": "assistant", "content": answer.text})
+            print()
+        return
+    if len(given) == 1 and not (FLAGS.json or FLAGS.output or settings.beams > 1):
+        print("" if FLAGS.chat else given[0], end="", flush=True)
+        go_on(asked, show)
         print()
         return
-    for result in results:
-        if FLAGS.json:
-            print(json.dumps({"prompt": result.prompt, "text": result.text, "finished_by": result.finished_by,
-                              "logprob": float(result.logprobs.sum()), "tokens": len(result.tokens)}, ensure_ascii=False))
-        else:
-            print(f"{result.prompt}{result.text}\n")
+    results = go_on(asked)
+    said = [text for text in given for _ in range(settings.n_best)] if settings.beams > 1 else given
+    if FLAGS.json or FLAGS.output:
+        row = lambda prompt, r: {"prompt": prompt, "text": r.text, "finished_by": r.finished_by, "logprob": float(r.logprobs.sum()),
+                                 "tokens": len(r.tokens)} | ({} if r.score is None else {"score": r.score})
+        prompts.write(list(map(row, said, results)), FLAGS.output)
+        return
+    for prompt, result in zip(said, results, strict=True):
+        print(f"{'' if FLAGS.chat else prompt}{result.text}\n")
+
+
+def judge(scorer: score.Scorer, trained: experiments.Trained, given: list[str], asked: list[Any], settings: Any) -> None:
+    """--choice and --score; `asked` are the prompts given, as chats where they are."""
+    tokenizer, params = trained.tokenizer, trained.params
+    if FLAGS.score:
+        found = score.score(scorer, params, tokenizer, given, settings)
+        rows = [{"text": s.text, "logprob": s.logprob, "tokens": [tokenizer.decode([i]) for i in s.tokens],
+                 "logprobs": s.logprobs.tolist()} for s in found]
+        lines = [f"{s.logprob:.4f}\t{s.text}" for s in found]
+    else:
+        found = list(zip(given, score.choose(scorer, params, tokenizer, asked, FLAGS.choice, settings), strict=True))
+        rows = [{"prompt": prompt, "choice": best[0].text, "choices": list(map(vars, best))} for prompt, best in found]
+        lines = [f"{c.logprob:.4f}\t{c.probability:.1%}\t{prompt}{c.text}" for prompt, best in found for c in best]
+    if FLAGS.json or FLAGS.output:
+        prompts.write(rows, FLAGS.output)
+    else:
+        print("\n".join(lines))
+
+
+def _draft(config: ConfigDict, trained: experiments.Trained) -> experiments.Trained:
+    """The draft's run, laid out as the model's."""
+    path = pathlib.Path(FLAGS.draft) / "config.json"
+    if not path.is_file():
+        raise UserError(f"--draft: there is no config '{path}': is it the folder of a run?")
+    stored = build.from_json(path.read_text(), str(path))
+    stored.mesh, stored.rules, stored.table = config.mesh, config.rules, config.table
+    draft = experiments.open_run(stored, FLAGS.draft)
+    if draft.tokenizer.fingerprint != trained.tokenizer.fingerprint:
+        raise UserError(f"--draft: {FLAGS.draft} was trained with another vocabulary: a draft needs the model's own tokenizer")
+    return draft
 
 
 if __name__ == "__main__":

@@ -64,6 +64,13 @@ class Limits:
         return min(width, self.max_len) if self.max_len else width
 
 
+def prompt_ids(tokenizer: Any, prompt: str | Sequence[int]) -> np.ndarray:
+    """A text as a document's beginning, with the separator eot in front; ids as they are."""
+    if not isinstance(prompt, str):
+        return np.asarray(prompt)
+    return np.concatenate([[tokenizer.eot], np.asarray(tokenizer.encode(prompt), np.int64)]).astype(np.int32)
+
+
 def padded(prompts: Sequence[np.ndarray], width: int, fill: int, left: bool = True) -> dict[str, np.ndarray]:
     """tokens, segments (0 = padding) and positions [B, width] of prompts, the padding on the left (or on the right)."""
     tokens = np.full((len(prompts), width), fill, np.int32)

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Batch, Params, unembed
-from jaxlm.generate.batch import Limits, Programs, dispatch, padded, to_device
+from jaxlm.generate.batch import Limits, Programs, dispatch, padded, prompt_ids, to_device
 from jaxlm.generate.decode import logits_are_fine
 from jaxlm.generate.settings import Config
 from jaxlm.parallel import place
@@ -72,7 +72,7 @@ class Scorer:
 class Scored:
     """A text and how probable it is after its prompt."""
 
-    prompt: str
+    prompt: str | Sequence[int]
     text: str
     tokens: np.ndarray  # int32 [n], of the text alone
     logprobs: np.ndarray  # float32 [n]
@@ -84,14 +84,14 @@ class Scored:
 
 
 def score(scorer: Scorer, params: Params, tokenizer: Any, texts: Sequence[str], config: Config = Config(),
-          prompts: Sequence[str] = ()) -> list[Scored]:
+          prompts: Sequence[str | Sequence[int]] = ()) -> list[Scored]:
     """How probable each text is after its prompt ("" for all by default: as a document's beginning).
 
     A prompt and its text are encoded apart, as generation continues a prompt by whole tokens: a text in the middle of a
     sentence begins with its space. That the text ends there is not part of the probability.
     """
     prompts = list(prompts) or [""] * len(texts)
-    begun = [np.concatenate([[tokenizer.eot], np.asarray(tokenizer.encode(prompt), np.int64)]) for prompt in prompts]
+    begun = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     said = [np.asarray(tokenizer.encode(text), np.int32) for text in texts]
     for text, ids in zip(texts, said, strict=True):
         if not len(ids):
@@ -111,7 +111,7 @@ class Choice:
     tokens: int
 
 
-def choose(scorer: Scorer, params: Params, tokenizer: Any, prompts: Sequence[str], choices: Sequence[str],
+def choose(scorer: Scorer, params: Params, tokenizer: Any, prompts: Sequence[str | Sequence[int]], choices: Sequence[str],
            config: Config = Config()) -> list[list[Choice]]:
     """For each prompt all choices, the most probable first; equal ones in the order given. UserError as from `score`.
 

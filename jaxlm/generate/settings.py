@@ -70,7 +70,8 @@ class Config:
     def _beam_problems(self) -> list[str]:
         out = []
         if self.early_stopping not in EARLY:
-            out.append(f"early_stopping is {self.early_stopping!r}{nearest(self.early_stopping, EARLY)}: it must be one of {', '.join(EARLY)}")
+            out.append(f"early_stopping is {self.early_stopping!r}{nearest(self.early_stopping, EARLY)}: it must be one of "
+                       f"{', '.join(EARLY)}")
         if self.n_best > self.beams:
             out.append(f"n_best is {self.n_best} and beams {self.beams}: no more come out than there are beams")
         if self.beams > 1 and self.temperature > 0:

@@ -38,7 +38,8 @@ class Speculative:
         logits, cache = self.stepper.prefill(params[0], batch, length)
         drafted, other = self.draft.prefill(params[1], batch, length)
         if logits.shape != drafted.shape and not self.stepper.vocab:
-            raise UserError(f"the draft model knows {drafted.shape[-1]} ids and the model {logits.shape[-1]}: a draft needs the same vocabulary")
+            raise UserError(f"the draft model knows {drafted.shape[-1]} ids and the model {logits.shape[-1]}: a draft needs the "
+                            "same vocabulary")
         now = begin(batch, self.eot, seed, rows, limit, room)
         still = jnp.zeros_like(now.lengths)
         caches = self.stepper.rewind(cache, still), self.draft.rewind(other, still)
@@ -79,7 +80,8 @@ class Speculative:
         fed = jnp.concatenate([now.token[:, None], drafted[:, :ahead]], axis=1)
         at = jnp.arange(ahead + 1)[None]
         with jax.named_scope("judge"):
-            logits, cache = self.stepper.step(params[0], caches[0], fed, jnp.broadcast_to(segments[:, None], fed.shape), self._positions(now, at))
+            real = jnp.broadcast_to(segments[:, None], fed.shape)
+            logits, cache = self.stepper.step(params[0], caches[0], fed, real, self._positions(now, at))
             p = jax.vmap(lambda logits, i: now.filtered(logits, tokens, now.lengths + i, draw, self.eot, vocab), (1, 0), 1)(
                 self._alike(logits), jnp.arange(ahead + 1))
             taken = self._taken(now, p[:, :ahead], q, drafted[:, :ahead])

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Params
+from jaxlm.generate.batch import prompt_ids
 from jaxlm.generate.beam import Beams
 from jaxlm.generate.decode import Decoder, Piece
 from jaxlm.generate.settings import Config
@@ -27,7 +28,7 @@ class Result:
     score: float | None = None  # of a beam: what it is ranked by
 
 
-def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str] | Sequence[Sequence[int]], config: Config = Config(),
+def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str | Sequence[int]], config: Config = Config(),
              on_text: Callable[[int, str], None] | None = None, *, max_len: int = 0, layout: Layout | None = None,
              decoder: Decoder | Beams | None = None) -> list[Result]:
     """Continue every prompt; `on_text(i, piece)` gets each new piece of prompt i's text, never a part of a character.
@@ -46,8 +47,7 @@ def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str] 
         raise UserError("; ".join(config.problems()))
     if decoder is None:
         decoder = (Beams if config.beams > 1 else Decoder)(model, tokenizer.eot, tokenizer.vocab_size, max_len, layout)
-    ids = lambda prompt: np.concatenate([[tokenizer.eot], np.asarray(tokenizer.encode(prompt), np.int64)]).astype(np.int32)
-    encoded = [ids(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     bad_words = tuple(tuple(map(int, tokenizer.encode(word))) for word in config.bad_words)
     if encoded:
         decoder.check(encoded, config)  # all of them before the first is decoded

@@ -111,3 +111,62 @@ def test_bad_input(reciter, bytes_tokenizer):
     assert said == []
     with pytest.raises(UserError, match="top_p is 2"):
         generate(*reciter, bytes_tokenizer, ["a"], Config(top_p=2.0))
+
+
+STOPPING = dataclasses.replace(GREEDY, stop=("kämpf", "€5 \U0001f600", "never"))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 32])
+def test_stop_strings(reciter, bytes_tokenizer, chunk):
+    """Streamed or whole, in any pieces: the text before the stop string, which spans tokens and never shows. Fails if a
+    piece is shown before it is known to begin no stop string, or if tokens go on after one."""
+    config = dataclasses.replace(STOPPING, chunk=chunk)
+    prompts = [chr(i) for i in range(len(TEXTS))]
+    out, pieces = streamed(*reciter, bytes_tokenizer, prompts, config)
+    whole = generate(*reciter, bytes_tokenizer, prompts, config)
+    assert [r.text for r in out] == [r.text for r in whole] == ["".join(p) for p in pieces] == ["plain", "zwölf Box", "😀😀", ""]
+    assert [r.finished_by for r in out] == ["eot", "stop", "eot", "eot"]
+    assert bytes(out[1].tokens.tolist()).decode() == "zwölf Boxkämpf" and len(out[1].logprobs) == len(out[1].tokens)
+    # A stop string that ends in the middle of what one character takes is one of whole characters still.
+    late = dataclasses.replace(config, stop=("5 😀",))
+    assert generate(*reciter, bytes_tokenizer, ["\x01"], late)[0].text == "zwölf Boxkämpfer: €"
+    # What may begin one is shown at the end, when none came.
+    assert generate(*reciter, bytes_tokenizer, ["\x00"], dataclasses.replace(config, stop=("inx",)))[0].text == "plain"
+    with pytest.raises(UserError, match="stop has a text of zero length"):
+        generate(*reciter, bytes_tokenizer, ["a"], dataclasses.replace(config, stop=("",)))
+
+
+def test_decoding_ends_when_every_row_has_stopped(recite, bytes_tokenizer):
+    """Fails without the `break`: a stop string is the host's, and the device would go on to the limit."""
+    model, params = recite([list(b"ab" * 30)])
+    calls = []
+    decoder = Decoder(model, 256, 257)
+    stream = decoder.stream
+    decoder.stream = lambda *args: (calls.append(1) or piece for piece in stream(*args))
+    [out] = generate(None, params, bytes_tokenizer, ["\x00"], dataclasses.replace(GREEDY, chunk=2, stop=("bab",)), decoder=decoder)
+    assert out.text == "a" and out.finished_by == "stop" and len(out.tokens) == 4 and len(calls) == 3
+
+
+def test_beams_as_text(sampler, bytes_tokenizer, fresh):
+    """Fails if results are not grouped by prompt, or if a beam streams."""
+    _, params = sampler
+    config = Config(max_new_tokens=6, temperature=0.0, beams=3, n_best=2, batch=2)
+    out = generate(fresh(vocab=260), params, bytes_tokenizer, ["ab", "", "c"], config, max_len=64)
+    assert [r.prompt for r in out] == ["ab", "ab", "", "", "c", "c"] and all(a.score >= b.score for a, b in zip(out[::2], out[1::2], strict=True))
+    assert out[0].text != out[1].text and all(r.finished_by in ("eot", "length") for r in out)
+    with pytest.raises(UserError, match="beam search cannot stream"):
+        generate(fresh(vocab=260), params, bytes_tokenizer, ["ab"], config, lambda *piece: None, max_len=64)
+
+
+def test_bad_words_are_texts(sampler, bytes_tokenizer):
+    """Fails if a text is not encoded, or only its first token is banned."""
+    decoder, params = sampler
+    free = generate(None, params, bytes_tokenizer, ["ab"], dataclasses.replace(SAMPLED, temperature=0.0), decoder=decoder)[0].tokens.tolist()
+    words = [bytes([i]).decode() for i in free if i < 128]
+    assert words, "the sample must hold a character that can be banned"
+    banned = dataclasses.replace(SAMPLED, temperature=0.0, bad_words=tuple(words))
+    assert not set(generate(None, params, bytes_tokenizer, ["ab"], banned, decoder=decoder)[0].tokens.tolist()) & {ord(w) for w in words}
+    with pytest.raises(UserError, match="row 0: the penalties forbid every token"):
+        decoder.run(params, [[1]], dataclasses.replace(SAMPLED, bad_words=("all",)), bad_words=tuple((i,) for i in range(257)) + ((256, 256),))
+    with pytest.raises(ValueError, match="give their token ids too"):
+        decoder.run(params, [[1]], dataclasses.replace(SAMPLED, bad_words=("all",)))

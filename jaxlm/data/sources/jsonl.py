@@ -33,7 +33,7 @@ def documents(config: Config) -> Iterator[str]:
         with files.opened(file.path) as f:
             for number, (_, line) in enumerate(files.lines(f), start=1):
                 if line.strip():
-                    text = _text(line, config.field, f"{file.path}:{number}")
+                    text = text_of(line, config.field, f"{file.path}:{number}")
                     if text.strip():
                         count += 1
                         yield text
@@ -47,7 +47,8 @@ def fingerprint(config: Config, digests: Callable[[str], str] | None = None) -> 
     return {"source": "jsonl", "field": config.field} | files.identity(found, digests or Digests())
 
 
-def _text(line: bytes, field: str, where: str) -> str:
+def text_of(line: bytes, field: str, where: str, setting: str = "source.field") -> str:
+    """The text in a field of one line of JSON. UserError that names `where` it stands and the `setting` of the field."""
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as e:
@@ -61,11 +62,11 @@ def _text(line: bytes, field: str, where: str) -> str:
                         f"{{{field!r}: ...}}")
     if field not in row:
         raise UserError(f"{where} has no field {field!r}{nearest(field, row)} (its fields: {', '.join(row)}): set "
-                        "source.field")
+                        f"{setting}")
     text = row[field]
     if not isinstance(text, str):
         raise UserError(f"{where}: field {field!r} is a {type(text).__name__}, not a string: choose another "
-                        "source.field")
+                        f"{setting}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as e:

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 from jaxlm.core.errors import UserError, nearest
+from jaxlm.data.tokenizers import chat
 from jaxlm.data.tokenizers.tokenizer import JsonTokenizer
 
 
@@ -34,4 +35,4 @@ def build(config: Config, documents: Callable[[], Iterator[str]] | None = None) 
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"cannot read {path}: {e}") from e
-    return JsonTokenizer(text, config.eot, str(path))
+    return JsonTokenizer(text, config.eot, str(path), chat.beside(path))

@@ -7,7 +7,7 @@ import abc
 import codecs
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tokenizers
@@ -16,6 +16,7 @@ from jaxlm.core.errors import UserError, nearest
 from jaxlm.core.types import Vocabulary
 from jaxlm.data import digest
 from jaxlm.data.tokenizers import alphabet, words
+from jaxlm.data.tokenizers.chat import Template
 
 # What a document separator is usually called, the most specific first.
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "<|eos|>", "<eos>", "</s>", "[EOS]", "[SEP]")
@@ -33,6 +34,7 @@ class Tokenizer(abc.ABC):
     vocab_size: int
     eot: int
     special: dict[str, int]
+    chat: Template | None = None  # how a conversation is written, where the tokenizer came with a template
 
     @abc.abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -47,8 +49,8 @@ class Tokenizer(abc.ABC):
         """Bytes of ids, exact where the tokenizer works on bytes; without special tokens."""
 
     @abc.abstractmethod
-    def to_json(self) -> str:
-        """All of the tokenizer, for `from_json`."""
+    def to_json(self, chat: bool = True) -> str:
+        """All of the tokenizer, for `from_json`; without its chat template on request."""
 
     @abc.abstractmethod
     def to_hf_json(self) -> str:
@@ -77,10 +79,15 @@ class Tokenizer(abc.ABC):
         """Text from ids as they come."""
         return Stream(self)
 
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> np.ndarray:
+        """int32 ids of a conversation ({"role", "content"} each), to be continued by a reply. UserError without a template."""
+        raise UserError("this tokenizer has no chat template: take one that was saved with its template (tokenizer=file), or "
+                        "write the prompt as text")
+
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex digest of the tokenizer's JSON."""
-        return digest.of_bytes(self.to_json().encode())
+        """Hex digest of the tokenizer's JSON, but for its chat template, which no other text depends on."""
+        return digest.of_bytes(self.to_json(chat=False).encode())
 
     def ids(self, ids: Iterable[int]) -> list[int]:
         """`ids` as Python ints, each checked to be in the vocabulary."""
@@ -121,7 +128,7 @@ class ByteTokenizer(Tokenizer):
     def continues(self) -> np.ndarray:
         return words.of_bytes([bytes((i,)) if i < 256 else b"" for i in range(self.vocab_size)])
 
-    def to_json(self) -> str:
+    def to_json(self, chat: bool = True) -> str:
         return json.dumps({"kind": "byte", "special": self._names[1:]})
 
     def to_hf_json(self) -> str:
@@ -140,7 +147,8 @@ class JsonTokenizer(Tokenizer):
     Padding and truncation stored in it are switched off. `where` names it in messages.
     """
 
-    def __init__(self, text: str, eot: str = "", where: str = "the tokenizer"):
+    def __init__(self, text: str, eot: str = "", where: str = "the tokenizer", chat: Template | None = None):
+        self.chat = chat
         try:
             content = json.loads(text)
             content |= {"padding": None, "truncation": None}
@@ -238,8 +246,27 @@ class JsonTokenizer(Tokenizer):
         names = ["" if i in self._special_ids else self._inner.id_to_token(i) or "" for i in range(self.vocab_size)]
         return words.of_pieces(names, json.loads(self._json))
 
-    def to_json(self) -> str:
-        return json.dumps({"kind": "json", "eot": self._eot_name, "tokenizer": self._json}, ensure_ascii=False)
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> np.ndarray:
+        if self.chat is None:
+            return super().encode_chat(messages)
+        for message in messages:
+            # The template's special tokens are tokens, so one in a message could end it and speak as another.
+            for name in (*self.special, self._eot_name):
+                if name in message["content"]:
+                    raise UserError(f"a message holds {name!r}, a special token of this tokenizer: take it out")
+        text = self.chat.render(messages)
+        _utf8(text)
+        self._inner.encode_special_tokens = False
+        try:
+            return np.array(self._inner.encode(text, add_special_tokens=False).ids, np.int32)
+        finally:
+            self._inner.encode_special_tokens = True
+
+    def to_json(self, chat: bool = True) -> str:
+        content = {"kind": "json", "eot": self._eot_name, "tokenizer": self._json}
+        if chat and self.chat is not None:
+            content["chat"] = {"source": self.chat.source, "names": dict(self.chat.names)}
+        return json.dumps(content, ensure_ascii=False)
 
     def to_hf_json(self) -> str:
         return self._json
@@ -288,7 +315,8 @@ def from_json(text: str) -> Tokenizer:
         if kind == "byte":
             return ByteTokenizer(content["special"])
         if kind == "json":
-            return JsonTokenizer(content["tokenizer"], content["eot"])
+            chat = Template(**content["chat"]) if "chat" in content else None
+            return JsonTokenizer(content["tokenizer"], content["eot"], chat=chat)
     except (ValueError, KeyError, TypeError) as e:
         if isinstance(e, UserError):
             raise

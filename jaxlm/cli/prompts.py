@@ -1,0 +1,96 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Where the prompts of `jaxlm generate` come from: arguments, a file, standard input or a person; and where answers go."""
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxlm.core import files as written
+from jaxlm.core.errors import UserError
+from jaxlm.data.sources import files, jsonl
+from jaxlm.parallel import processes
+
+
+def read(given: Sequence[str], path: str, field: str, allow_empty: bool) -> list[str]:
+    """--prompt as given, or a prompt from each line of a file ("-" or none: standard input), which is JSON with a field.
+
+    UserError, which says where, for lines that are no text, for no prompts at all, and for an empty one unless allowed.
+    """
+    if given and path:
+        raise UserError("--prompt and --input both give prompts: leave out one")
+    if given:
+        found = [(f"--prompt number {i}", text) for i, text in enumerate(given, start=1)]
+    else:
+        found = list(_lines(path, field))
+    if not found:
+        raise UserError(f"there are no prompts: {'--input ' + path if path else 'standard input'} is empty")
+    for where, text in found:
+        if not text and not allow_empty:
+            raise UserError(f"{where} is empty: give a text, or --allow_empty to begin new documents")
+    texts = [text for _, text in found]
+    processes.agree("the list of prompts", json.dumps(texts))
+    return texts
+
+
+def _lines(path: str, field: str) -> Iterator[tuple[str, str]]:
+    if path in ("", "-"):
+        yield from _parsed(sys.stdin.buffer, "standard input line ", field)
+        return
+    field = field or ("prompt" if path.removesuffix(".gz").endswith((".jsonl", ".ndjson")) else "")
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"--input: there is no file '{path}'")
+    with files.opened(path) as file:
+        yield from _parsed(file, f"{path}:", field)
+
+
+def _parsed(file: Any, where: str, field: str) -> Iterator[tuple[str, str]]:
+    for number, (_, line) in enumerate(files.lines(file), start=1):
+        at = f"{where}{number}"
+        if field:
+            if line.strip():
+                yield at, jsonl.text_of(line, field, at, "--field")
+            continue
+        try:
+            yield at, line.decode("utf-8")
+        except UnicodeDecodeError as e:
+            raise UserError(f"{at} is not UTF-8 ({e.reason} at byte {e.start} of the line): convert it to UTF-8") from e
+
+
+def chat(tokenizer: Any, text: str, system: str) -> Sequence[int]:
+    """Token ids of a conversation in which the user says this, for the reply to follow."""
+    messages = [{"role": "system", "content": system}] if system else []
+    return tokenizer.encode_chat([*messages, {"role": "user", "content": text}])
+
+
+def typed() -> Iterator[str]:
+    """Lines as a person writes them, until the end of the input (Ctrl-D) or an interrupt."""
+    if processes.several():
+        raise UserError("--interactive is for one process: give prompts with --input to several")
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line:
+            yield line
+
+
+def check_output(path: str) -> None:
+    """UserError, before anything is computed, where the answers could not be written."""
+    if path and not pathlib.Path(path).parent.is_dir():
+        raise UserError(f"--output: there is no folder '{pathlib.Path(path).parent}'")
+    if path and pathlib.Path(path).is_dir():
+        raise UserError(f"--output: '{path}' is a folder, name a file in it")
+
+
+def write(rows: Sequence[dict[str, Any]], path: str) -> None:
+    """Rows as JSON lines: to a file, which is whole or absent, or to standard output; of several processes the first writes."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if not processes.first():
+        return
+    if path:
+        written.write_atomically(pathlib.Path(path), text)
+        print(f"{len(rows)} lines in {path}")
+    else:
+        sys.stdout.write(text)

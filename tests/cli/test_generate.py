@@ -1,0 +1,166 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""`jaxlm generate`: prompts from everywhere, JSON lines that are whole or absent, choices, scores, drafts, one clear error each."""
+import gzip
+import io
+import json
+import types
+
+import pytest
+
+from jaxlm.cli import prompts, train
+from jaxlm.core.errors import UserError
+from tests import tiny
+from tests.cli.test_errors import tiny_page
+
+# Many commands in one process: [arguments, what is typed] each; prints a list of [standard output, error].
+DRIVER = """
+import contextlib, io, json, pathlib, sys
+from absl import flags
+from jaxlm import build
+from jaxlm.cli import generate
+from jaxlm.core.errors import UserError
+out = []
+for args, settings, typed in json.loads(sys.argv[2]):
+    config = build.from_json((pathlib.Path(sys.argv[1]) / "config.json").read_text(), "the run's")
+    config.update_from_flattened_dict({"generate." + key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()})
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["generate", "--workdir=" + sys.argv[1], *args])
+    sys.stdin = io.TextIOWrapper(io.BytesIO(typed.encode()))
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        try:
+            generate.main(config)
+            out.append([said.getvalue(), ""])
+        except UserError as error:
+            out.append([said.getvalue(), str(error)])
+print(json.dumps(out))
+sys.exit()
+"""
+GREEDY = {"temperature": 0.0, "max_new_tokens": 8, "stop_at_eot": False}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A run of two steps, one of a smaller draft, and one with another tokenizer; and what the commands below said."""
+    folder = tmp_path_factory.mktemp("generate")
+    for name, changes in (("run", {}), ("draft", {"model.layers": 1}), ("other", {"tokenizer.special_tokens": ("<|x|>",)})):
+        config = tiny_page(folder)
+        config.update_from_flattened_dict(changes)
+        with tiny.workdir(folder / name):
+            train.main(config)
+    (folder / "in.txt").write_text("the quick\nbrown\n")
+    (folder / "in.jsonl").write_text('{"prompt": "the quick"}\n\n{"prompt": "brown"}\n')
+    beams = {"temperature": 0.0, "max_new_tokens": 4, "beams": 2, "n_best": 2}
+    commands = {
+        "text": (["--prompt=the quick"], GREEDY, ""),
+        "json": (["--prompt=the quick", "--prompt=brown", "--json"], GREEDY, ""),
+        "file": ([f"--input={folder / 'in.txt'}", "--json"], GREEDY, ""),
+        "jsonl": ([f"--input={folder / 'in.jsonl'}", f"--output={folder / 'out.jsonl'}"], GREEDY, ""),
+        "stdin": (["--json"], GREEDY, "the quick\nbrown\n"),
+        "stdin_field": (["--json", "--field=q"], GREEDY, '{"q": "the quick"}\n{"q": "brown"}\n'),
+        "interactive": (["--interactive"], GREEDY, "the quick\nbrown\n"),
+        "draft": (["--prompt=the quick", "--prompt=brown", "--json", f"--draft={folder / 'draft'}"], GREEDY, ""),
+        "beams": (["--prompt=the quick", "--json"], beams, ""),
+        "choice": (["--prompt=the ", "--choice=fox", "--choice=dog", "--json"], {}, ""),
+        "choice_text": (["--prompt=the ", "--choice=fox", "--choice=dog"], {}, ""),
+        "score": (["--prompt=the fox", "--score", "--json"], {}, ""),
+        "score_text": (["--prompt=the fox", "--score"], {}, ""),
+        "empty": (["--prompt="], GREEDY, ""),
+        "empty_allowed": (["--prompt=", "--allow_empty", "--json"], GREEDY, ""),
+        "too_long": (["--prompt=" + "x" * 70, f"--output={folder / 'never.jsonl'}"], GREEDY, ""),
+        "other_draft": (["--prompt=a", f"--draft={folder / 'other'}"], GREEDY, ""),
+        "no_draft": (["--prompt=a", f"--draft={folder / 'nowhere'}"], GREEDY, ""),
+        "no_template": (["--prompt=a", "--chat"], GREEDY, ""),
+        "stop_of_nothing": (["--prompt=a"], {"stop": [""]}, ""),
+        "beams_interactive": (["--interactive"], beams, "a"),
+        "beams_draft": (["--prompt=a", f"--draft={folder / 'draft'}"], beams, ""),
+        "no_folder": (["--prompt=a", f"--output={folder / 'none' / 'x'}"], GREEDY, ""),
+    }
+    done = tiny.command("generate", str(folder / "run"), json.dumps(list(commands.values())), code=DRIVER, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = dict(zip(commands, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return folder, said
+
+
+def rows(said, name):
+    out, error = said[name]
+    assert not error, error
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_prompts_from_everywhere(ran):
+    """The same answers whether prompts are arguments, lines, JSON lines or typed, and with a draft. Fails if a line keeps its end."""
+    folder, said = ran
+    expected = rows(said, "json")
+    assert [row["prompt"] for row in expected] == ["the quick", "brown"] and all(row["finished_by"] == "length" for row in expected)
+    for name in ("file", "stdin", "stdin_field"):
+        assert rows(said, name) == expected, name
+    drafted = rows(said, "draft")
+    assert [row["text"] for row in drafted] == [row["text"] for row in expected]
+    assert said["jsonl"] == [f"2 lines in {folder / 'out.jsonl'}\n", ""]
+    assert [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()] == expected
+    assert said["text"][0] == "the quick" + expected[0]["text"] + "\n"
+    assert said["interactive"][0] == "".join(row["text"] + "\n" for row in expected)
+    best = rows(said, "beams")
+    assert len(best) == 2 and best[0]["score"] >= best[1]["score"] and best[0]["text"] != best[1]["text"]
+    assert rows(said, "empty_allowed")[0]["prompt"] == ""
+
+
+def test_choices_and_scores(ran):
+    """Fails if the prompt's own tokens are scored with the choice."""
+    _, said = ran
+    [found] = rows(said, "choice")
+    assert found["choice"] == found["choices"][0]["text"] and {c["text"] for c in found["choices"]} == {"fox", "dog"}
+    assert abs(sum(c["probability"] for c in found["choices"]) - 1) < 1e-6
+    [scored] = rows(said, "score")
+    assert scored["tokens"] == list("the fox") and abs(sum(scored["logprobs"]) - scored["logprob"]) < 1e-4
+    fox = next(c["logprob"] for c in found["choices"] if c["text"] == "fox")
+    assert abs(sum(scored["logprobs"][4:]) - fox) < 1e-3
+    assert said["score_text"][0] == f"{scored['logprob']:.4f}\tthe fox\n"
+    assert said["choice_text"][0].splitlines()[0].endswith(f"\tthe {found['choice']}")
+
+
+@pytest.mark.parametrize("name, message", [
+    ("empty", "--prompt number 1 is empty: give a text, or --allow_empty"),
+    ("too_long", "prompt 0 has 71 tokens"),
+    ("other_draft", "another vocabulary"),
+    ("no_draft", "is it the folder of a run?"),
+    ("no_template", "no chat template"),
+    ("stop_of_nothing", "zero length"),
+    ("beams_interactive", "--interactive asks for its prompts and streams"),
+    ("beams_draft", "leave it out with beams"),
+    ("no_folder", "--output: there is no folder"),
+])
+def test_one_clear_error(ran, name, message):
+    folder, said = ran
+    assert message in said[name][1] and not said[name][0]
+    assert not list(folder.glob("*never*")) and not list(folder.glob("*partial*"))
+
+
+def typed(text):
+    return types.SimpleNamespace(buffer=io.BytesIO(text), isatty=lambda: False)
+
+
+@pytest.mark.parametrize("content, field, message", [
+    (b"", "", "standard input is empty"),
+    (b"a\n\nb\n", "", "standard input line 2 is empty"),
+    (b"a\n\xff\n", "", "standard input line 2 is not UTF-8"),
+    (b'{"q": 1}\n', "q", "line 1: field 'q' is a int"),
+    (b'{"q": "x"}\n{"p": "x"}\n', "q", "line 2 has no field 'q', did you mean 'p'? (its fields: p): set --field"),
+    (b"nonsense\n", "q", "line 1 is not JSON"),
+])
+def test_prompts_that_are_none(monkeypatch, content, field, message):
+    monkeypatch.setattr("sys.stdin", typed(content))
+    with pytest.raises(UserError) as caught:
+        prompts.read([], "", field, False)
+    assert message in str(caught.value)
+
+
+def test_files_of_prompts(tmp_path):
+    path = tmp_path / "in.jsonl.gz"
+    with gzip.open(path, "wt") as file:
+        file.write('{"prompt": "ä\\n"}\n')
+    assert prompts.read([], str(path), "", False) == ["ä\n"]
+    with pytest.raises(UserError, match="there is no file"):
+        prompts.read([], str(tmp_path / "none"), "", False)
+    with pytest.raises(UserError, match="both give prompts"):
+        prompts.read(["a"], str(path), "", False)

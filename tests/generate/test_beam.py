@@ -1,0 +1,151 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Greedy and beam search give the tokens that transformers gives; a batch is each alone; a mesh changes nothing."""
+import dataclasses
+import importlib
+import importlib.util
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlm.core.errors import UserError
+from jaxlm.generate import decode
+from jaxlm.generate.beam import Beams
+from jaxlm.generate.decode import Decoder
+from jaxlm.generate.settings import Config
+from jaxlm.parallel import mesh, place, rules
+from tests.generate.test_decode import EOT, PROMPTS, TENSOR, VOCAB
+from tests.reference.test_reference import HERE as REFERENCES
+from tests.reference.test_reference import model_of, stored
+
+HERE = REFERENCES.parent / "generate"
+END, NEW = 3, 12  # as in make_references
+BASE = Config(max_new_tokens=NEW, temperature=0.0, batch=50)
+BAD = ((5,), (7, 9), (11, 2, 4))
+# The settings of make_references, in our words.
+SEARCHES = {
+    "greedy": BASE,
+    "greedy_penalties": dataclasses.replace(BASE, repetition_penalty=1.4, no_repeat_ngram=2, bad_words=("given as ids",), min_new_tokens=4),
+    "beam4": dataclasses.replace(BASE, beams=4, n_best=4),
+    "beam4_early": dataclasses.replace(BASE, beams=4, n_best=2, early_stopping="true", length_penalty=0.6),
+    "beam4_never": dataclasses.replace(BASE, beams=4, n_best=2, early_stopping="never", length_penalty=2.0),
+    "beam3_penalties": dataclasses.replace(BASE, beams=3, n_best=3, repetition_penalty=1.3, no_repeat_ngram=3, min_new_tokens=3),
+}
+
+
+def prompts(seed):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(4, 37, rng.integers(1, 16)) for _ in range(50)]
+
+
+def ours(name, case, seed):
+    """As make_references.generated."""
+    family, model, tensors = model_of(case)
+    params = jax.device_put(family.params_from_hf(tensors, model.abstract))
+    decoder, beams, out = Decoder(model, END, 37, 40), Beams(model, END, 37, 40), {}
+    for search, config in SEARCHES.items():
+        bad = BAD if config.bad_words else ()
+        if config.beams == 1:
+            out[search] = decoder.run(params, prompts(seed), config, bad_words=bad).tokens
+        else:
+            found = beams.run(params, prompts(seed), config, bad)
+            out[search] = found.tokens.reshape(-1, NEW)
+            out[search + "/scores"] = found.scores.reshape(-1)
+    return out
+
+
+def same(got, expected):
+    assert got.keys() == expected.keys()
+    for search, value in expected.items():
+        if search.endswith("scores"):
+            np.testing.assert_allclose(got[search], value, atol=1e-4, rtol=1e-4)
+        else:
+            differ = [row for row in range(len(value)) if got[search][row].tolist() != value[row].tolist()]
+            assert not differ, f"{search}: rows {differ}"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_tokens_are_those_of_transformers(name):
+    """50 prompts of 1 to 15 tokens, padded on the left, greedy and beams. Fails if a beam keeps its old cache
+    (`take` returns its cache), or if the length penalty counts from 0 (`now.index` for `count`)."""
+    with np.load(HERE / "references.npz") as file:
+        expected = {key.partition("/")[2]: file[key] for key in file.files if key.startswith(name + "/")}
+    got = ours(name, stored(name, 0), 0)
+    same(got, expected)
+    ends = (got["beam4"] == END).any(axis=1)
+    assert 0.1 < ends.mean() < 1, "a search in which nothing ends, or all does, compares little"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_tokens_are_those_of_the_transformers_installed(name):
+    """The same with other prompts and weights, against the library itself."""
+    if not (importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")):
+        pytest.skip("torch and transformers are not installed")
+    theirs = importlib.import_module("tests.generate.make_references")
+    case = stored(name, 1)
+    same(ours(name, case, 1), theirs.generated(name, case, 1))
+
+
+BEAMS = dataclasses.replace(BASE, beams=3, n_best=3, max_new_tokens=10)
+
+
+@pytest.fixture(scope="module")
+def found(plain):
+    return Beams(plain[0], 3, VOCAB, max_len=64).run(plain[1], PROMPTS, BEAMS)
+
+
+def test_a_batch_is_each_prompt_alone(plain, found):
+    """Fails if padding counts as history or a row stops when another does (`hopeful.any()` for `hopeful` in the ranking)."""
+    alone = Beams(plain[0], 3, VOCAB, max_len=64)
+    config = dataclasses.replace(BEAMS, prompt_bucket=8)
+    for row, prompt in enumerate(PROMPTS):
+        one = alone.run(plain[1], [prompt], config)
+        assert one.tokens[0].tolist() == found.tokens[row].tolist()
+        np.testing.assert_allclose(one.scores[0], found.scores[row], atol=1e-4)
+    assert found.ended.any() and not found.ended.all()
+
+
+def test_scores_and_log_probabilities_are_the_models(plain, found):
+    """By the whole forward pass of each of the texts found. Fails if log-probabilities stay with the old beam."""
+    forward = jax.jit(lambda p, b: jax.nn.log_softmax(plain[0].apply(p, b).logits, axis=-1))
+    for row, prompt in enumerate(PROMPTS):
+        assert (np.diff(found.scores[row]) <= 0).all()
+        for n in range(3):
+            size = found.lengths[row, n]
+            said = found.tokens[row, n, :size].tolist()
+            ids = np.zeros((1, 24), np.int32)
+            ids[0, : len(prompt) + size] = prompt + said
+            full = {"tokens": ids, "segments": (np.arange(24) < len(prompt) + size)[None].astype(np.int32), "positions": np.arange(24, dtype=np.int32)[None]}
+            logprobs = np.asarray(forward(plain[1], full))[0]
+            expected = [logprobs[len(prompt) + i - 1, token] for i, token in enumerate(said)]
+            np.testing.assert_allclose(found.logprobs[row, n, :size], expected, atol=1e-4)
+            np.testing.assert_allclose(found.scores[row, n], sum(expected) / size, atol=1e-4)
+
+
+@pytest.mark.parametrize("name, sizes, rows", [("tp", dict(data=1, tensor=4, fsdp=2), 4), ("fsdp_tp", TENSOR, 3)])
+def test_a_mesh_changes_nothing(plain, found, name, sizes, rows):
+    """Fails if beams are taken from other rows (`axis=axis` in Stepper.take)."""
+    model, params = plain
+    layout = place.Layout(mesh.make(mesh.Config(**sizes)), rules.find(name))
+    params = jax.device_put(params, place.shardings(model.axes(), layout, params))
+    got = Beams(model, 3, VOCAB, max_len=64, layout=layout).run(params, PROMPTS[:rows], BEAMS)
+    assert got.tokens.tolist() == found.tokens[:rows].tolist()
+    np.testing.assert_allclose(got.scores, found.scores[:rows], atol=1e-4)
+
+
+def test_what_beams_cannot_do(plain):
+    beams, decoder = Beams(plain[0], EOT, VOCAB, max_len=64), Decoder(plain[0], EOT, VOCAB, max_len=64)
+    with pytest.raises(UserError, match="beam search cannot stream"):
+        beams.stream(plain[1], PROMPTS, BEAMS)
+    for call in (decoder.run, lambda *args: list(decoder.stream(*args))):
+        with pytest.raises(UserError, match="beams is 3: .* neither streams"):
+            call(plain[1], PROMPTS, BEAMS)
+    with pytest.raises(UserError, match="temperature 0.8: beam search draws nothing"):
+        beams.run(plain[1], PROMPTS, Config(beams=2))
+    with pytest.raises(UserError, match="prompt 0 has 60 tokens"):
+        beams.run(plain[1], [[1] * 60], BEAMS)
+    broken = dict(plain[1], up=plain[1]["up"] * np.nan)
+    with pytest.raises(UserError, match="not finite"):
+        Beams(plain[0], 3, VOCAB, max_len=64).run(broken, PROMPTS, BEAMS)
+    assert decode.logits_are_fine(np.zeros((2, 3))) is None
