@@ -16,7 +16,8 @@ def show(run: Experiment, params: Any, tokenizer: Any, latest: dict[str, float],
     """Prints the result on standard output; draws WORKDIR/loss.png."""
     train, sample = run.section("train"), None
     if train.sample_tokens:  # by all processes together, so before what the first does alone
-        settings = dataclasses.replace(run.section("generate"), max_new_tokens=train.sample_tokens)
+        settings = run.section("generate")
+        settings = dataclasses.replace(settings, max_new_tokens=train.sample_tokens, min_new_tokens=min(settings.min_new_tokens, train.sample_tokens))
         sample = texts.generate(run.model, params, tokenizer, [train.sample], settings,
                                 max_len=getattr(run.config.model, "max_len", 0), layout=run.layout)[0]
     if not processes.first():
