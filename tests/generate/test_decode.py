@@ -9,9 +9,11 @@ import pytest
 
 from jaxlm.core.errors import UserError
 from jaxlm.generate.batch import bucket
+from jaxlm.generate.beam import Beams
 from jaxlm.generate.decode import Decoder
+from jaxlm.generate.score import Scorer
 from jaxlm.generate.settings import Config
-from jaxlm.models import gpt, llama
+from jaxlm.models import bert, gpt, llama
 from jaxlm.parallel import mesh, place, rules
 
 EOT, VOCAB = 0, 29
@@ -249,6 +251,15 @@ def test_limits_and_settings_are_checked(plain, decoder):
     layout = place.Layout(mesh.make(mesh.Config()), rules.find("dp"))
     with place.use(layout), pytest.raises(ValueError, match="another layout is in force"):
         decoder.run(plain[1], [[1]], GREEDY)
+
+
+def test_an_encoder_cannot_continue():
+    """Fails if an encoder gives a cache: it would continue text by looking ahead."""
+    model = bert.build(bert.Config(vocab_size=32, max_len=32, layers=1, heads=2, embed=16))
+    params = jax.jit(model.init)(jax.random.key(0))
+    for call in (Decoder(model, EOT, VOCAB).run, Beams(model, EOT, VOCAB).run, Scorer(model, EOT, VOCAB).run):
+        with pytest.raises(UserError, match="bert|encoder"):
+            call(params, [[1, 2]], GREEDY)
 
 
 def test_logits_that_are_not_finite_are_an_error(plain, decoder):

@@ -161,11 +161,11 @@ def test_beams_as_text(sampler, bytes_tokenizer, fresh):
 def test_bad_words_are_texts(sampler, bytes_tokenizer):
     """Fails if a text is not encoded, or only its first token is banned."""
     decoder, params = sampler
-    free = generate(None, params, bytes_tokenizer, ["ab"], dataclasses.replace(SAMPLED, temperature=0.0), decoder=decoder)[0].tokens.tolist()
-    words = [bytes([i]).decode() for i in free if i < 128]
-    assert words, "the sample must hold a character that can be banned"
-    banned = dataclasses.replace(SAMPLED, temperature=0.0, bad_words=tuple(words))
-    assert not set(generate(None, params, bytes_tokenizer, ["ab"], banned, decoder=decoder)[0].tokens.tolist()) & {ord(w) for w in words}
+    prompts, config = ["ab", "c", "zz", "0"], dataclasses.replace(SAMPLED, temperature=0.0)
+    said = lambda config: {i for r in generate(None, params, bytes_tokenizer, prompts, config, decoder=decoder) for i in r.tokens.tolist()}
+    words = {chr(i) for i in said(config) if i < 128}
+    assert words, "the texts must hold a character that can be banned"
+    assert not said(dataclasses.replace(config, bad_words=tuple(sorted(words)))) & {ord(word) for word in words}
     with pytest.raises(UserError, match="row 0: the penalties forbid every token"):
         decoder.run(params, [[1]], dataclasses.replace(SAMPLED, bad_words=("all",)), bad_words=tuple((i,) for i in range(257)) + ((256, 256),))
     with pytest.raises(ValueError, match="give their token ids too"):

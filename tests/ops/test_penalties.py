@@ -95,6 +95,7 @@ def test_rows_that_differ():
 
     top_k = jnp.array([0, 3, 2, 5])
 
+    @jax.jit
     def call(x, h, least, penalty, top_k):
         x = penalties.presence_and_frequency(penalties.repetition(x, h, penalty), h, penalty, penalty)
         x = penalties.bad_words(penalties.no_repeat_ngram(x, h, 2), h, ((1, 2), (0, 3, 1)), 8)
@@ -108,7 +109,7 @@ def test_rows_that_differ():
         one = slice(row, row + 1)
         alone = call(logits[one], History(tokens[one], starts[one], ends[one], 5), least[one], penalty[one], top_k[one])
         np.testing.assert_allclose(alone[0], together[row], atol=1e-6)
-    for row in range(4):
+    for row in (1, 3):
         one = slice(row, row + 1)
         alone = penalties.no_repeat_ngram(logits[one], History(tokens[one, starts[row]:ends[row]], starts[one] * 0, jnp.int32(ends[row] - starts[row]), 0), 2)
         np.testing.assert_array_equal(alone[0], penalties.no_repeat_ngram(logits, History(tokens, starts, ends, 5), 2)[row])
