@@ -13,6 +13,7 @@ from benchmarks.job import Job
 from jaxlm import build
 from jaxlm.core import tree
 from jaxlm.generate import decode as decoding
+from jaxlm.generate.settings import Config
 
 
 def decode(job: Job, clock: Clock) -> None:
@@ -26,8 +27,8 @@ def decode(job: Job, clock: Clock) -> None:
         params = jax.jit(model.init)(jax.random.key(0))
     decoder = decoding.Decoder(model, eot=0, max_len=job.shape.length)
     prompts = data.batches(job.path, job.shape)[0][0][:, :job.option["prompt"]]
-    settings = decoding.Config(max_new_tokens=job.option["new"], temperature=0.0, stop_at_eot=False)
-    first = decoding.Config(max_new_tokens=1, temperature=0.0, stop_at_eot=False)
+    settings = Config(max_new_tokens=job.option["new"], temperature=0.0, stop_at_eot=False)
+    first = Config(max_new_tokens=1, temperature=0.0, stop_at_eot=False)
     decoder.run(params, prompts, first)
     begin = [time.perf_counter()]
     for _ in range(3):

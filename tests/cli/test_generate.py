@@ -27,7 +27,8 @@ for args, settings, typed in json.loads(sys.argv[2]):
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["generate", "--workdir=" + sys.argv[1], *args])
     # The draft of this one command has another tokenizer.
-    opened = lambda *given: dataclasses.replace(open_run(*given), tokenizer=byte.build(byte.Config(special_tokens=("<|x|>",) * (len(given) == 2))))
+    other = lambda given: byte.build(byte.Config(special_tokens=("<|x|>",) * (len(given) == 2)))
+    opened = lambda *given: dataclasses.replace(open_run(*given), tokenizer=other(given))
     experiment.open_run = opened if settings.get("seed") == 77 else open_run
     sys.stdin = io.TextIOWrapper(io.BytesIO(typed.encode()))
     with contextlib.redirect_stdout(io.StringIO()) as said:

@@ -24,7 +24,8 @@ TEMPLATE = """{%- if messages[0]['role'] == 'assistant' %}{{ raise_exception('be
 {{ '<|im_start|>assistant\n' }}
 {%- endif %}
 """
-BOS = {"__type": "AddedToken", "content": "<|endoftext|>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+BOS = {"__type": "AddedToken", "content": "<|endoftext|>", "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
+       "special": True}
 MESSAGES = [{"role": "system", "content": "be brief "}, {"role": "user", "content": "hé?"}]
 TEXT = "<|endoftext|><|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhé?<|im_end|>\n<|im_start|>assistant\n"
 
@@ -32,10 +33,12 @@ TEXT = "<|endoftext|><|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nh
 def write(folder, **changes):
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer, made.decoder = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False), tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, show_progress=False,
+                                             initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
     made.train_from_iterator(["be brief and be brief"], trainer)
     made.save(str(folder / "tokenizer.json"))
-    stored = {"chat_template": TEMPLATE, "bos_token": BOS, "eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    stored = {"chat_template": TEMPLATE, "bos_token": BOS, "eos_token": "<|im_end|>",
+              "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(stored | changes))
     return file.build(file.Config(str(folder)))
 

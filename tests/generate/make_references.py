@@ -70,7 +70,8 @@ def generated(name: str, case: dict, seed: int) -> dict[str, np.ndarray]:
         ids[row, width - len(text) :], mask[row, width - len(text) :] = text, 1
     net = model(name, case)
     call = lambda **settings: net.generate(torch.tensor(ids), attention_mask=torch.tensor(mask), do_sample=False, max_new_tokens=NEW,
-                                           pad_token_id=EOT, bos_token_id=None, return_dict_in_generate=True, output_scores=True, **settings)
+                                           pad_token_id=EOT, bos_token_id=None, return_dict_in_generate=True, output_scores=True,
+                                           **settings)
     with torch.no_grad():
         free = call(eos_token_id=10**6).sequences[:, width:].numpy()
     # The end is the id that is said in the middle of about every third text, so that some end early and some do not.

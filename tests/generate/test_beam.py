@@ -5,16 +5,18 @@ import importlib
 import importlib.util
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxlm.core.errors import UserError
+from jaxlm.core.types import Outputs
 from jaxlm.generate import decode
 from jaxlm.generate.beam import Beams
 from jaxlm.generate.decode import Decoder
 from jaxlm.generate.settings import Config
 from jaxlm.parallel import mesh, place, rules
-from tests.generate.test_decode import EOT, PROMPTS, TENSOR, VOCAB
+from tests.generate.test_decode import EOT, PROMPTS, TENSOR, VOCAB, full_forward
 from tests.reference.test_reference import HERE as REFERENCES
 from tests.reference.test_reference import model_of, stored
 
@@ -111,21 +113,61 @@ def test_a_batch_is_each_prompt_alone(plain, found):
     assert found.ended.any() and not found.ended.all()
 
 
-def test_scores_and_log_probabilities_are_the_models(plain, found):
-    """By the whole forward pass of each of the texts found. Fails if log-probabilities stay with the old beam."""
-    forward = jax.jit(lambda p, b: jax.nn.log_softmax(plain[0].apply(p, b).logits, axis=-1))
-    for row, prompt in enumerate(PROMPTS):
+def agree(model, params, prompts, found):
+    """Log-probabilities and scores are those of the whole forward pass over each of the texts found."""
+    forward = jax.jit(lambda p, b: jax.nn.log_softmax(model.apply(p, b).logits, axis=-1))
+    for row, prompt in enumerate(prompts):
         assert (np.diff(found.scores[row]) <= 0).all()
-        for n in range(3):
+        for n in range(found.tokens.shape[1]):
             size = found.lengths[row, n]
             said = found.tokens[row, n, :size].tolist()
-            ids = np.zeros((1, 24), np.int32)
+            ids, at = np.zeros((1, 24), np.int32), np.arange(24, dtype=np.int32)[None]
             ids[0, : len(prompt) + size] = prompt + said
-            full = {"tokens": ids, "segments": (np.arange(24) < len(prompt) + size)[None].astype(np.int32), "positions": np.arange(24, dtype=np.int32)[None]}
-            logprobs = np.asarray(forward(plain[1], full))[0]
+            full = {"tokens": ids, "segments": (at < len(prompt) + size).astype(np.int32), "positions": at}
+            logprobs = np.asarray(forward(params, full))[0]
             expected = [logprobs[len(prompt) + i - 1, token] for i, token in enumerate(said)]
             np.testing.assert_allclose(found.logprobs[row, n, :size], expected, atol=1e-4)
             np.testing.assert_allclose(found.scores[row, n], sum(expected) / size, atol=1e-4)
+
+
+def test_scores_and_log_probabilities_are_the_models(plain, found):
+    """Fails if log-probabilities stay with the beam that was there before."""
+    agree(*plain, PROMPTS, found)
+
+
+class Recurrent:
+    """A model whose cache is one state a row, with neither slots nor positions."""
+
+    def init(self, key):
+        a, b, c = jax.random.split(key, 3)
+        draw = lambda key, rows, std: std * jax.random.normal(key, (rows, 16))
+        return {"table": draw(a, VOCAB, 1.0), "w": draw(b, 16, 0.4), "u": draw(c, 16, 0.4)}
+
+    def cache(self, rows, length):
+        return {"state": jnp.zeros((rows, 16))}
+
+    def apply(self, params, batch, *, key=None, cache=None):
+        def step(state, inputs):
+            token, segment = inputs
+            new = jnp.tanh(state @ params["w"] + params["table"][token] @ params["u"])
+            state = jnp.where(segment[:, None] > 0, new, state)
+            return state, state
+
+        start = jnp.zeros((len(batch["tokens"]), 16)) if cache is None else cache["state"]
+        state, hidden = jax.lax.scan(step, start, (batch["tokens"].T, batch["segments"].T))
+        return Outputs(jnp.swapaxes(hidden, 0, 1), params["table"], cache={"state": state})
+
+
+def test_a_cache_may_be_anything():
+    """A recurrent state decodes and is searched as keys and values are. Fails if a loop counts on slots, an index or positions
+    in a cache, or if a beam's state is not the one that it continues."""
+    model = Recurrent()
+    params = model.init(jax.random.key(5))
+    got = Decoder(model, SAID, VOCAB).run(params, PROMPTS, dataclasses.replace(BASE, stop_at_eot=False))
+    forward = jax.jit(lambda p, b: model.apply(p, b).logits)
+    for row, prompt in enumerate(PROMPTS):
+        assert got.tokens[row].tolist() == full_forward(forward, params, prompt, NEW)[0]
+    agree(model, params, PROMPTS, Beams(model, SAID, VOCAB).run(params, PROMPTS, BEAMS))
 
 
 @pytest.mark.parametrize("name, sizes, rows", [("tp", dict(data=1, tensor=4, fsdp=2), 4), ("fsdp_tp", TENSOR, 3)])

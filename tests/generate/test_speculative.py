@@ -81,7 +81,8 @@ def test_rows_end(pair):
 @ONE
 def test_penalties_see_what_was_drafted(pair):
     """Fails if a drafted token is judged by the history before the round (`now.tokens` for `tokens`)."""
-    config = dataclasses.replace(GREEDY, repetition_penalty=1.5, frequency_penalty=0.3, no_repeat_ngram=2, bad_words=("ids",), min_new_tokens=6)
+    config = dataclasses.replace(GREEDY, repetition_penalty=1.5, frequency_penalty=0.3, no_repeat_ngram=2, bad_words=("ids",),
+                                 min_new_tokens=6)
     bad = ((3,), (4, 5))
     expected = decoder(pair, draft=False).run(pair[2][0], PROMPTS, config, bad_words=bad)
     assert decoder(pair).run(pair[2], PROMPTS, config, bad_words=bad).tokens.tolist() == expected.tokens.tolist()

@@ -152,7 +152,8 @@ def test_beams_as_text(sampler, bytes_tokenizer, fresh):
     _, params = sampler
     config = Config(max_new_tokens=6, temperature=0.0, beams=3, n_best=2, batch=2)
     out = generate(fresh(vocab=260), params, bytes_tokenizer, ["ab", "", "c"], config, max_len=64)
-    assert [r.prompt for r in out] == ["ab", "ab", "", "", "c", "c"] and all(a.score >= b.score for a, b in zip(out[::2], out[1::2], strict=True))
+    assert [r.prompt for r in out] == ["ab", "ab", "", "", "c", "c"]
+    assert all(a.score >= b.score for a, b in zip(out[::2], out[1::2], strict=True))
     assert out[0].text != out[1].text and all(r.finished_by in ("eot", "length") for r in out)
     with pytest.raises(UserError, match="beam search cannot stream"):
         generate(fresh(vocab=260), params, bytes_tokenizer, ["ab"], config, lambda *piece: None, max_len=64)
@@ -167,6 +168,7 @@ def test_bad_words_are_texts(sampler, bytes_tokenizer):
     assert words, "the texts must hold a character that can be banned"
     assert not said(dataclasses.replace(config, bad_words=tuple(sorted(words)))) & {ord(word) for word in words}
     with pytest.raises(UserError, match="row 0: the penalties forbid every token"):
-        decoder.run(params, [[1]], dataclasses.replace(SAMPLED, bad_words=("all",)), bad_words=tuple((i,) for i in range(257)) + ((256, 256),))
+        every = tuple((i,) for i in range(256)) + ((97, 256),)
+        decoder.run(params, [[256, 97]], dataclasses.replace(SAMPLED, bad_words=("all",)), bad_words=every)
     with pytest.raises(ValueError, match="give their token ids too"):
         decoder.run(params, [[1]], dataclasses.replace(SAMPLED, bad_words=("all",)))

@@ -111,5 +111,6 @@ def test_rows_that_differ():
         np.testing.assert_allclose(alone[0], together[row], atol=1e-6)
     for row in (1, 3):
         one = slice(row, row + 1)
-        alone = penalties.no_repeat_ngram(logits[one], History(tokens[one, starts[row]:ends[row]], starts[one] * 0, jnp.int32(ends[row] - starts[row]), 0), 2)
-        np.testing.assert_array_equal(alone[0], penalties.no_repeat_ngram(logits, History(tokens, starts, ends, 5), 2)[row])
+        own = History(tokens[one, starts[row] : ends[row]], starts[one] * 0, jnp.int32(ends[row] - starts[row]), 0)
+        together = penalties.no_repeat_ngram(logits, History(tokens, starts, ends, 5), 2)
+        np.testing.assert_array_equal(penalties.no_repeat_ngram(logits[one], own, 2)[0], together[row])
