@@ -1,7 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The Llama family: pre-norm decoder with RMSNorm, rotary positions, grouped heads and a gated feed-forward.
 
-By fields alone: Llama 2 and 3, Mistral, Qwen 2 and 3, Gemma 1, 2 and 3 (text).
+By fields alone: Llama 2 and 3, Mistral, Mixtral, Qwen 2 and 3, Gemma 1, 2 and 3 (text).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxlm.core.functional import Functional
-from jaxlm.core.types import Array, Batch, Outputs
+from jaxlm.core.types import Array, Batch, Mean, Outputs
 from jaxlm.layers import cache as caches
 from jaxlm.layers import checks, stack
 from jaxlm.layers.attention import Attention
@@ -19,8 +19,9 @@ from jaxlm.layers.block import Block
 from jaxlm.layers.embed import Embed, Head
 from jaxlm.layers.linear import normal
 from jaxlm.layers.mlp import Mlp
+from jaxlm.layers.moe import Moe
 from jaxlm.layers.norm import RMSNorm
-from jaxlm.ops import rope
+from jaxlm.ops import rope, route
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,13 @@ class Config:
     kv_heads: int = 0  # 0: heads
     head_dim: int = 0  # 0: embed // heads
     embed: int = 4096
-    mlp: int = 11008
+    mlp: int = 11008  # hidden features, of each expert where there are experts
+    experts: int = 0  # feed-forwards a layer, of which a token uses some (Mixtral); 0: one, without a router
+    experts_per_token: int = 2
+    # Terms of the loss, over the real tokens of a batch or micro-batch: the balance of a batch is not the mean of the
+    # balances of its micro-batches, so that with accumulation each is asked to be balanced.
+    router_aux: float = 0.01  # times the balance loss, which is experts_per_token at best (Fedus et al. 2021)
+    router_z: float = 0.0  # times the mean log(Z)^2 of the router (Zoph et al. 2022)
     activation: str = "silu"
     norm_eps: float = 1e-5
     norm_offset: float = 0.0  # 1: norms multiply by 1 + scale (Gemma)
@@ -87,6 +94,11 @@ class Config:
             *checks.rates(self, "embed_dropout", "attention_dropout", "residual_dropout"),
             *checks.common(self),
         ]
+        out += checks.at_least(self, 0, "experts", "router_aux", "router_z")
+        if self.experts > 0 and not 1 <= self.experts_per_token <= self.experts:
+            out.append(f"experts_per_token is {self.experts_per_token}: it must be from 1 to experts={self.experts}")
+        if self.experts > 0 and self.mlp_bias:
+            out.append("mlp_bias is True: experts have no bias, set it to False")
         if not self.head_dim:
             out += checks.multiple(self, "embed", "heads")
         if self.kv_heads > 0:
@@ -132,9 +144,11 @@ class Llama(nnx.Module):
                 out_init=out_init,
                 **common,
             )
-            mlp = Mlp(
-                rngs, c.embed, c.mlp, activation=c.activation, gated=True, bias=c.mlp_bias, out_init=out_init, **common
-            )
+            feed = dict(activation=c.activation, out_init=out_init, **common)
+            if c.experts:
+                mlp = Moe(rngs, c.embed, c.mlp, c.experts, c.experts_per_token, **feed)
+            else:
+                mlp = Mlp(rngs, c.embed, c.mlp, gated=True, bias=c.mlp_bias, **feed)
             order = "sandwich" if c.sandwich else "pre"
             return Block(attention, mlp, lambda: self._norm(rngs), order=order, rate=c.residual_dropout)
 
@@ -173,9 +187,10 @@ class Llama(nnx.Module):
             here = inputs.get("local", int(local[0]))
             mask = dataclasses.replace(span.mask, window=here * c.window)
             angles = jax.tree.map(lambda both: both[here], rotary) if c.rope_local_theta else rotary
-            return block(x, mask, cache=span.view(store, layer), key=key, rotary=angles), None
+            x, store, load = block.routed(x, mask, cache=span.view(store, layer), key=key, rotary=angles)
+            return (x, store), load
 
-        (x, store), _ = stack.run(
+        (x, store), loads = stack.run(
             self.blocks,
             (x, span.store),
             call,
@@ -186,7 +201,14 @@ class Llama(nnx.Module):
             remat=c.remat if cache is None else "none",
         )
         table = self.embed.table() if self.head is None else self.head()
-        return Outputs(self.norm(x), table, cache=span.cache(store), soft_cap=c.logit_soft_cap)
+        aux = {} if loads is None else self._aux(loads)
+        return Outputs(self.norm(x), table, cache=span.cache(store), soft_cap=c.logit_soft_cap, aux=aux)
+
+    def _aux(self, loads: route.Load) -> dict[str, Mean]:
+        """The router's terms of the loss, times their coefficients, weighted by tokens; those of coefficient 0 left out."""
+        c, tokens = self.config, loads.tokens[0]
+        terms = (("router_balance", c.router_aux, route.balance), ("router_z", c.router_z, route.z_loss))
+        return {name: Mean(scale * term(loads) * tokens, tokens) for name, scale, term in terms if scale}
 
     def _rotary(self, positions: Array) -> tuple[Array, Array]:
         """Sine and cosine of every position, once for all layers; [0] global and [1] local where the two differ."""
