@@ -48,6 +48,9 @@ def main(config: ConfigDict) -> None:
     learned = tree.partition(target.params, trainable)[0]
     gradients = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=x.sharding), learned)
     print(f"\nparameters       {tree.size(target.params):,} ({count(tree.size(target.params))}), trainable {tree.size(learned):,}")
+    if config.model.get("experts", 0):
+        used = flops.active(target.params, model.axes(), config.model.experts_per_token)
+        print(f"active           {used:,} ({count(used)}) a token, by {config.model.experts_per_token} of {config.model.experts} experts")
     print(f"mesh             {' x '.join(f'{k}={v}' for k, v in sizes.items())} = {devices} devices, rules {config.rules}")
     print(f"bytes/device     parameters {size(state.bytes_per_device(target.params))}, "
           f"optimizer state {size(state.bytes_per_device(target.opt_state))}, "

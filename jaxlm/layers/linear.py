@@ -111,12 +111,12 @@ def _flat() -> bool:
 
 
 # The axis of an activation that a weight's dimension meets; absent = whole while computing.
-_COMPUTE = {"vocab": "act_vocab", "heads": "act_heads", "kv_heads": "act_kv_heads", "mlp": "act_mlp", "expert": "act_expert"}
+COMPUTE = {"vocab": "act_vocab", "heads": "act_heads", "kv_heads": "act_kv_heads", "mlp": "act_mlp", "expert": "act_expert"}
 
 
 def _whole(w: Array, axes: Axes) -> Array:
     """A weight as it is computed with: whole along the axes that only storage splits, split where activations are."""
-    return place.constrain(w, *(_COMPUTE.get(axis) for axis in axes))
+    return place.constrain(w, *(COMPUTE.get(axis) for axis in axes))
 
 
 def gathered(w: Array, axes: Axes) -> Array:

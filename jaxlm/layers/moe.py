@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array
-from jaxlm.layers.linear import KINDS, Init, Linear, normal, param
+from jaxlm.layers.linear import COMPUTE, KINDS, Init, Linear, normal, param
 from jaxlm.ops import activations, ragged, route
 from jaxlm.parallel import place
 from jaxlm.parallel.place import constrain
@@ -154,7 +154,7 @@ def _storage(rules: Rules, of_tokens: tuple[str, ...], axes: tuple[str, ...]) ->
     only storage splits over others has been gathered before: those devices compute the same.)
     """
     entries = lambda spec: [(() if e is None else (e,) if isinstance(e, str) else e) for e in spec]
-    compute = entries(rules.spec(tuple({"expert": "act_expert", "mlp": "act_mlp"}.get(axis) for axis in axes)))
+    compute = entries(rules.spec(tuple(COMPUTE.get(axis) for axis in axes)))
     taken = {name for entry in compute for name in entry}
     gathers = tuple(tuple(a for a in entry if a in of_tokens and a not in taken) for entry in entries(rules.spec(axes)))
     spec = PartitionSpec(*((*first, *more) or None for first, more in zip(compute, gathers, strict=True)))

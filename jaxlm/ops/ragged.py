@@ -14,7 +14,7 @@ from jax import lax
 Array = jax.Array
 
 BACKENDS = ("xla", "blocks")
-NAME = "ragged_dot"  # of the call in a jaxpr, whose first operands are the rows and the matrices
+NAME = "_ragged_dot"  # of the function in a jaxpr, whose first operands are the rows and the matrices
 
 _INPUTS, _OUTPUTS = 1, 2  # the dimension of the matrices that meets the rows
 
@@ -35,7 +35,7 @@ def ragged_dot(x: Array, w: Array, sizes: Array, backend: str) -> Array:
     # Inside shard_map all three vary alike, so that the gradient of a matrix is summed where devices share it.
     over = _varies(x) | _varies(w) | _varies(sizes)
     x, w, sizes = (_vary(a, over) for a in (x, w, sizes))
-    return _call(x, w.astype(x.dtype), sizes, backend)
+    return _ragged_dot(x, w.astype(x.dtype), sizes, backend)
 
 
 def flops(x: jax.core.ShapedArray, w: jax.core.ShapedArray) -> int:
@@ -96,14 +96,6 @@ def _backward(backend, saved, d_y):
 
 
 _ragged_dot.defvjp(_forward, _backward)
-
-
-def _named(x, w, sizes, backend):
-    return _ragged_dot(x, w, sizes, backend)
-
-
-_named.__name__ = NAME
-_call = jax.jit(_named, static_argnums=3)
 
 
 def _product(x: Array, w: Array, sizes: Array, backend: str, meets: int) -> Array:

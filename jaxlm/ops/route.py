@@ -27,15 +27,27 @@ def choose(logits: Array, k: int) -> tuple[Array, Array]:
     Mixtral's order (Jiang et al. 2024): softmax over all experts, then the k largest, made to add up to 1 again.
     """
     probs = jax.nn.softmax(logits.astype(jnp.float32), -1)
-    weights, experts = lax.top_k(probs, k)
-    return weights / jnp.sum(weights, -1, keepdims=True), experts
+    # By k times the largest, which rows that are split need not be gathered for, as they are for lax.top_k.
+    left, weights, experts = probs, [], []
+    for _ in range(k):
+        experts.append(jnp.argmax(left, -1).astype(jnp.int32))
+        hit = _one_hot(experts[-1], probs.shape[-1])
+        weights.append(jnp.sum(jnp.where(hit, probs, 0), -1))
+        left = jnp.where(hit, -1, left)
+    weights = jnp.stack(weights, -1)
+    return weights / jnp.sum(weights, -1, keepdims=True), jnp.stack(experts, -1)
+
+
+def _one_hot(experts: Array, count: int) -> Array:
+    numbers = lax.broadcasted_iota(jnp.int32, (1,) * experts.ndim + (count,), experts.ndim)
+    return experts[..., None] == numbers
 
 
 def load(logits: Array, experts: Array, real: Array) -> Load:
     """What one layer's router did with the real tokens (real: bool [B, L])."""
     logits = logits.astype(jnp.float32)
     real = real.astype(jnp.float32)
-    hit = (experts[..., None] == lax.broadcasted_iota(jnp.int32, (1, 1, 1, logits.shape[-1]), 3)).astype(jnp.float32)
+    hit = _one_hot(experts, logits.shape[-1]).astype(jnp.float32)
     each = lambda x: jnp.sum(x * real[..., None], (0, 1))
     square = jnp.square(jax.nn.logsumexp(logits, -1))
     return Load(each(jnp.sum(hit, 2)), each(jax.nn.softmax(logits, -1)), jnp.sum(square * real), jnp.sum(real))

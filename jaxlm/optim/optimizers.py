@@ -162,7 +162,7 @@ def _muon(config: Config, train: Params, axes: dict[str, tuple]) -> optax.Gradie
 
 def _stacked(axes: tuple) -> list[int]:
     """The dimensions along which a parameter is many matrices side by side."""
-    return [i for i, name in enumerate(axes) if name == "layers"]
+    return [i for i, name in enumerate(axes) if name in ("layers", "expert")]
 
 
 def dimensions(path: str, axes: tuple) -> contrib.MuonDimensionNumbers:

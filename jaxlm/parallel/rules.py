@@ -13,8 +13,7 @@ Table = Mapping[str, tuple[str, ...]]
 
 # Every name a parameter or an activation may carry; a table that names another one is an error.
 PARAM_AXES = ("layers", "vocab", "embed", "heads", "kv_heads", "head_dim", "mlp", "expert", "positions", "types", "norm")
-# expert_batch: the rows of tokens that have been sent to their experts, which only the other axes still split.
-ACT_AXES = ("batch", "seq", "act_embed", "act_heads", "act_kv_heads", "act_mlp", "act_vocab", "act_expert", "expert_batch")
+ACT_AXES = ("batch", "seq", "act_embed", "act_heads", "act_kv_heads", "act_mlp", "act_vocab", "act_expert")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +48,9 @@ class Rules:
         return {name for table in (self.params, self.acts) for names in table.values() for name in names}
 
 
-# Experts are data parallel for all but the experts: rows are split over their mesh axis too, and sent across it.
+# Experts are data parallel for all but the experts: rows are split over their mesh axis too, and gathered across it.
 _EXPERT_PARAMS = {"expert": ("expert",)}
-_ROWS = {"batch": ("data", "fsdp", "expert"), "act_expert": ("expert",), "expert_batch": ("data", "fsdp")}
+_ROWS = {"batch": ("data", "fsdp", "expert"), "act_expert": ("expert",)}
 _FSDP_PARAMS = {"embed": ("fsdp",), **_EXPERT_PARAMS}
 _TENSOR_PARAMS = {"vocab": ("tensor",), "heads": ("tensor",), "kv_heads": ("tensor",), "mlp": ("tensor",)}
 _TENSOR_ACTS = {"act_vocab": ("tensor",), "act_heads": ("tensor",), "act_kv_heads": ("tensor",), "act_mlp": ("tensor",)}

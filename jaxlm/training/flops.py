@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Matrix-product FLOPs of a function, counted from its jaxpr: the compiler's own count takes a loop's body once."""
+import contextvars
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,13 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import time
 
+from jaxlm.core import tree
+from jaxlm.ops import ragged
+
 
 def count(function: Callable, *args: Any) -> int:
     """Multiply-adds times two of every matrix product that `function(*args)` runs; loops by their length.
 
-    Attention counts whole (causal masking saves nothing in this count); a `cond` counts its dearest branch.
+    Attention counts whole (causal masking saves nothing in this count); a `cond` counts its dearest branch; of experts
+    those that a token uses count.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    # In a context of its own no layout is in force, whose devices would be counted by what each does.
+    return _count(contextvars.Context().run(jax.make_jaxpr(function), *args).jaxpr)
+
+
+def active(params: Any, axes: Any, experts_per_token: int) -> int:
+    """How many of the parameters (arrays or shapes) a token is computed with: of experts so many, of the rest all."""
+    names = tree.flatten_axes(axes)
+    share = lambda path, x: experts_per_token / x.shape[names[path].index("expert")] if "expert" in names[path] else 1
+    return round(sum(x.size * share(path, x) for path, x in tree.flatten(params).items()))
 
 
 def _count(jaxpr: Any) -> int:
@@ -29,7 +42,11 @@ def _count(jaxpr: Any) -> int:
             kernel = equation.invars[1].aval.shape
             out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
             total += 2 * int(np.prod(equation.outvars[0].aval.shape)) * int(np.prod(kernel)) // out_features
-        inner = [_count(sub) for sub in _subjaxprs(params)]
+        inner = list(_subjaxprs(params))
+        if inner and inner[0].debug_info.func_name == ragged.NAME:  # how a platform walks over the groups is no work of the model's
+            total += ragged.flops(*(x.aval for x in equation.invars[:2]))
+            continue
+        inner = [_count(sub) for sub in inner]
         if inner:
             total += max(inner) if name == "cond" else sum(inner) * (params["length"] if name == "scan" else 1)
     return total

@@ -27,6 +27,7 @@ def told(config, capsys, devices: int) -> str:
     ("gpt_small", 50257, 124_439_808),  # GPT-2 small, Radford et al. 2019
     ("llama_8b", 128_256, 8_030_261_248),  # Llama 3 8B
     ("llama_1b", 128_256, 1_235_814_400),  # Llama 3.2 1B
+    ("mixtral_8x7b", 32_000, 46_702_792_704),  # Mixtral 8x7B
 ])
 def test_published_sizes(page, vocab, parameters, capsys):
     """Fails if a page's shape is not the published one: c.model.layers = 31 in configs/llama_8b.py."""
@@ -36,8 +37,10 @@ def test_published_sizes(page, vocab, parameters, capsys):
         config.tokenizer.path = "x"
     if page == "gpt_small":
         config.rules = "dp"  # 50257 is a prime: it divides over nothing
-    assert f"{parameters:,} " in told(config, capsys, devices=32)
-
+    text = told(config, capsys, devices=32)
+    assert f"{parameters:,} " in text
+    if page == "mixtral_8x7b":
+        assert "12,879,925,248 (12.9B) a token, by 2 of 8 experts" in text
 
 def test_bytes_are_those_of_the_devices(tmp_path, capsys):
     """Fails if a split is forgotten: count whole arrays in state.bytes_per_device."""

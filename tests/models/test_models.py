@@ -107,6 +107,10 @@ VARIANTS = {
 }
 CAUSAL = [name for name, (_, config) in VARIANTS.items() if getattr(config, "causal", True)]
 ENCODERS = [name for name in VARIANTS if name not in CAUSAL]
+VARIANTS["llama_moe"] = (
+    llama,
+    dataclasses.replace(VARIANTS["llama"][1], mlp=20, experts=5, experts_per_token=2, router_aux=0.5, router_z=0.25),
+)
 WINDOWED = {"llama_all"}  # whose layers do not all reach every earlier position
 parametrize = pytest.mark.parametrize("name", VARIANTS)
 
@@ -284,6 +288,20 @@ def test_packed_is_unpacked(name):
     close(packed[1], alone[1])
 
 
+def test_router_terms_see_documents_only():
+    """Balance and z loss are those of the real tokens, packed, padded or alone, and by both ways of running the layers.
+
+    Fails if load() counts padding. A config without coefficients has no terms.
+    """
+    aux = lambda batch, **changes: model("llama_moe", **changes).apply(params("llama_moe"), batch).aux
+    packed = aux(batch_of([[ONE, TWO, 1], [12]]))
+    assert set(packed) == {"router_balance", "router_z"} and packed["router_balance"].weight == len(ONE) + len(TWO)
+    assert packed["router_balance"].value >= 0.5 * 2 * 0.99 and packed["router_z"].value > 0
+    for other in (aux(batch_of([[ONE, 7], [6, TWO]])), aux(batch_of([[ONE, TWO, 1], [12]], fill=3), scan=False)):
+        close({k: v.total for k, v in other.items()}, {k: v.total for k, v in packed.items()})
+    assert aux(batch_of([[ONE, TWO, 1], [12]]), router_aux=0.0, router_z=0.0) == {}
+
+
 def test_defaults_of_a_batch():
     """Without segments and positions: one document a row, counted from 0."""
     whole = {"tokens": jnp.arange(2 * L).reshape(2, L)}
@@ -447,6 +465,11 @@ def test_beyond_a_table_is_nan():
             llama,
             dict(vocab_size=V, window_pattern="LX", rope_scaling="llama3"),
             ["window_pattern", "rope_original_len"],
+        ),
+        (
+            llama,
+            dict(vocab_size=V, experts=2, experts_per_token=3, mlp_bias=True, router_aux=-1.0),
+            ["from 1 to experts=2", "experts have no bias", "router_aux is -1.0"],
         ),
         (bert, dict(vocab_size=V, heads=7, types=-1, pooler=False), ["multiple of heads", "types is -1", "pooler is false"]),
     ],

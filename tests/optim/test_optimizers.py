@@ -277,6 +277,12 @@ def test_problems_name_the_field(bad, words):
         run(config(**{"name": "adamw", **bad}), 0)
 
 
+def test_muon_sees_experts_as_matrices_side_by_side():
+    """Fails if an expert is taken for a direction: leave "expert" out of _stacked."""
+    found = optimizers.dimensions("up", ("layers", "expert", "embed", "mlp"))
+    assert (found.reduction_axis, found.output_axis) == ((2,), (3,))
+
+
 def test_muon_asks_where_the_axes_do_not_say():
     with pytest.raises(UserError, match="cannot tell input from output"):
         optimizers.dimensions("blocks/strange/kernel", ("layers", "heads", "mlp", "head_dim"))

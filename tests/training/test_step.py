@@ -11,6 +11,7 @@ import pytest
 from jaxlm.core import tree
 from jaxlm.core.types import Mean, Objective, Outputs
 from jaxlm.core.errors import UserError
+from jaxlm.models import llama
 from jaxlm.parallel import mesh, place, rules
 from jaxlm.training import flops, loop, state, step
 from jaxlm.training.evaluate import summary
@@ -110,6 +111,22 @@ def test_flops_count_loops_by_their_length():
     forward = lambda w: jax.lax.scan(lambda c, m: (c @ m, None), x, w)[0].sum()
     assert flops.count(forward, w) == 5 * 2 * 3 * 8 * 8
     assert flops.count(jax.grad(forward), w) >= 2 * 5 * 2 * 3 * 8 * 8
+
+
+def test_flops_of_experts_are_the_active_ones():
+    """Router and 2 of 8 experts a token, by either formulation. Fails if a loop over blocks, or every expert, is counted."""
+    config = llama.Config(vocab_size=11, layers=3, heads=2, embed=16, mlp=24, experts=8, experts_per_token=2)
+    dense, sparse = (llama.build(dataclasses.replace(config, experts=n)) for n in (0, 8))
+    tokens = 2 * 40
+    batch = {"tokens": jnp.zeros((2, 40), jnp.int32)}
+    of = lambda model: flops.count(lambda p: model.apply(p, batch).hidden, model.abstract)
+    extra = 2 * tokens * 3 * (16 * 8 + (2 - 1) * 3 * 16 * 24)
+    assert of(sparse) - of(dense) == extra
+    with place.use(place.Layout(mesh.make(mesh.Config(data=1, expert=2), jax.devices()[:2]), rules.find("dp"))):
+        assert of(sparse) - of(dense) == extra
+    held = lambda model, k: flops.active(model.abstract, model.axes(), k)
+    assert held(dense, 2) == tree.size(dense.abstract)
+    assert held(sparse, 2) - held(dense, 2) == extra // (2 * tokens)
 
 
 def test_the_loop_stops_after_too_many_bad_steps():
