@@ -93,8 +93,10 @@ class Split:
 def _compute(activation: str, backend: str, split: Split, x: Array, weights: Array, experts: Array, *stored: Array) -> Array:
     """One device's part: x [B, L, D], weights and experts [B, L, k] (E of all devices = none), matrices as stored."""
     shape, k = x.shape, experts.shape[-1]
+    # What several devices share is said to vary while it is smallest: there its gradients are added.
+    x, weights = (ragged.vary(a, frozenset(split.sums)) for a in (x, weights))
     x, weights, experts = (_gather(a.reshape(-1, a.shape[-1]), split.tokens, 0) for a in (x, weights, experts))
-    gate, up, down = (_whole(w.astype(x.dtype), axes) for w, axes in zip(stored, split.gathers, strict=True))
+    gate, up, down = (_whole(ragged.vary(w.astype(x.dtype), ragged.varies(x)), axes) for w, axes in zip(stored, split.gathers, strict=True))
     with jax.named_scope("dispatch"):
         first = lax.axis_index(split.experts) * up.shape[0] if split.experts else 0
         order, inverse, sizes = ragged.sort(experts.reshape(-1) - first, up.shape[0])
@@ -124,10 +126,11 @@ def _whole(w: Array, axes: tuple[tuple[str, ...], ...]) -> Array:
 def _on_devices(layout: place.Layout, activation: str, x: Array, weights: Array, experts: Array, stored: list[Array],
                 axes: list[tuple[str, ...]]) -> Array:
     """`_compute` on every device; matrices arrive as they are stored, and are gathered again for the gradient."""
-    rules = layout.rules
+    real = lambda table: {axis: tuple(a for a in names if layout.mesh.shape[a] > 1) for axis, names in table.items()}
+    rules = dataclasses.replace(layout.rules, params=real(layout.rules.params), acts=real(layout.rules.acts))
     tokens = rules.spec(("batch", "seq", None))
     rules.spec(("batch", "seq", "act_mlp"))  # UserError where hidden features are split over what tokens are
-    used = lambda *names: tuple(a for name in names for a in rules.acts.get(name, ()) if layout.mesh.shape[a] > 1)
+    used = lambda *names: tuple(a for name in names for a in rules.acts.get(name, ()))
     of_experts, of_tokens = used("act_expert"), used("batch", "seq")
     parts = rules.parts("act_expert", layout.mesh.shape)
     if stored[0].shape[0] % parts:
@@ -143,7 +146,7 @@ def _on_devices(layout: place.Layout, activation: str, x: Array, weights: Array,
         functools.partial(_compute, activation, ragged.backend(layout.platform), split),
         mesh=layout.mesh, in_specs=(tokens, tokens, tokens, *specs), out_specs=tokens)
     # Kept for the backward pass, the gathered matrices of all layers would be the whole model on every device.
-    kept = lambda primitive, *_, **__: primitive.name not in ("all_gather", "convert_element_type")
+    kept = lambda primitive, *_, **__: primitive.name not in ("all_gather", "convert_element_type", "pvary")
     return jax.checkpoint(compute, policy=kept)(x, weights, experts, *stored)
 
 

@@ -33,8 +33,8 @@ def ragged_dot(x: Array, w: Array, sizes: Array, backend: str) -> Array:
     if backend not in BACKENDS:
         raise ValueError(f"ragged_dot backend '{backend}' is none of {', '.join(BACKENDS)}")
     # Inside shard_map all three vary alike, so that the gradient of a matrix is summed where devices share it.
-    over = _varies(x) | _varies(w) | _varies(sizes)
-    x, w, sizes = (_vary(a, over) for a in (x, w, sizes))
+    over = varies(x) | varies(w) | varies(sizes)
+    x, w, sizes = (vary(a, over) for a in (x, w, sizes))
     return _ragged_dot(x, w.astype(x.dtype), sizes, backend)
 
 
@@ -53,7 +53,7 @@ def sort(groups: Array, count: int) -> tuple[Array, Array, Array]:
 
 def _argsort(x: Array) -> Array:
     # jnp.argsort sorts a count that is the same on every device of a shard_map, and what it returns is taken to be so too.
-    numbers = _vary(lax.iota(jnp.int32, x.shape[0]), _varies(x))
+    numbers = vary(lax.iota(jnp.int32, x.shape[0]), varies(x))
     return lax.sort((x, numbers), num_keys=1, is_stable=True)[1]
 
 
@@ -64,20 +64,22 @@ def _permute(x: Array, order: Array, inverse: Array) -> Array:
 
 def permute(x: Array, order: Array, inverse: Array) -> Array:
     """x[order], of rows; `inverse` undoes the order, and by it the gradient is a lookup too, where autodiff would scatter."""
-    over = _varies(x) | _varies(order)
-    return _permute(*(_vary(a, over) for a in (x, order, inverse)))
+    over = varies(x) | varies(order)
+    return _permute(*(vary(a, over) for a in (x, order, inverse)))
 
 
 _permute.defvjp(lambda x, order, inverse: (jnp.take(x, order, 0), (order, inverse)),
                 lambda saved, d_y: (_permute(d_y, saved[1], saved[0]), None, None))
 
 
-def _varies(x: Array) -> frozenset[str]:
+def varies(x: Array) -> frozenset[str]:
+    """The mesh axes over which x is not the same, inside shard_map."""
     return jax.typeof(x).manual_axis_type.varying
 
 
-def _vary(x: Array, over: frozenset[str]) -> Array:
-    rest = tuple(over - _varies(x))
+def vary(x: Array, over: frozenset[str]) -> Array:
+    """x, taken to vary over these mesh axes too: its gradient is summed over them, here and in this size."""
+    rest = tuple(over - varies(x))
     return lax.pcast(x, rest, to="varying") if rest else x
 
 
@@ -139,7 +141,7 @@ def _outer(x: Array, y: Array, sizes: Array, backend: str) -> Array:
 
 
 def _fill(shape: tuple[int, ...], like: Array, dtype: jnp.dtype | None = None) -> Array:
-    return _vary(jnp.zeros(shape, dtype or like.dtype), _varies(like))
+    return vary(jnp.zeros(shape, dtype or like.dtype), varies(like))
 
 
 def _block(rows: int, groups: int) -> int:
