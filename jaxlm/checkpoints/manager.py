@@ -6,6 +6,7 @@ metrics, and shape, dtype and digest of every array. So reading one never depend
 """
 import dataclasses
 import json
+import logging
 import math
 import zlib
 from typing import Any
@@ -26,6 +27,14 @@ from jaxlm.core.types import Array
 _UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax's mark on a step being written
 _DROPPED = ".dropped"  # ours on a step being deleted
 _SET_ASIDE = "set_aside"  # folder of steps that a run has left behind
+
+
+def _not_told_twice(record: logging.LogRecord) -> bool:
+    """Orbax logs the traceback of a failed save and raises the error again, which is told in one line."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+logging.getLogger("absl").addFilter(_not_told_twice)
 
 
 class Damaged(UserError):

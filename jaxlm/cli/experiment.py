@@ -69,15 +69,15 @@ class Experiment:
     def measure(self) -> Callable:
         return evaluate.make_evaluate(self.loss, self.layout)
 
-    def evaluate(self, params: Any, text: corpus.Corpus) -> dict[str, float]:
-        """Held-out figures of these parameters."""
+    def evaluate(self, params: Any, text: corpus.Corpus, stop: Callable[[], int] = lambda: 0) -> dict[str, float] | None:
+        """Held-out figures of these parameters; None when stop() said so on the way."""
         ev = self.section("eval")
         rows = ev.batch_size or self.config.train.batch_size
         drawn = sampler.InOrder(text.eval, rows, self.config.seed)
         count = min(ev.batches or len(drawn), len(drawn))
         with self.batches(drawn, 0, count) as source:
-            sums = evaluate.evaluate(self.measure, params, self.put(source, rows), count)
-        return evaluate.summary(sums, text.eval_bytes / text.eval_tokens)
+            sums = evaluate.evaluate(self.measure, params, self.put(source, rows), count, stop=stop)
+        return None if sums is None else evaluate.summary(sums, text.eval_bytes / text.eval_tokens)
 
     def learned(self, state: TrainState) -> Any:
         """The parameters to use: the running average where the optimizer keeps one."""
@@ -134,8 +134,10 @@ def check_resume(config: ConfigDict, tokenizer: Any, fingerprint: Any, checkpoin
     if not checkpoints.steps():
         return
     stored = newest_meta(checkpoints)
-    changes = [c for c in build.differences(build.from_json(stored["config"], "the checkpoint's config"), config)
-               if not c.startswith(FREE)]
+    # Each micro-batch has its own dropout: with it, their number is part of what is computed.
+    drawn = any(config.model[name] for name in config.model if name.endswith("dropout"))
+    free = tuple(name for name in FREE if not (drawn and name == "train.accumulate"))
+    changes = [c for c in build.differences(build.from_json(stored["config"], "the checkpoint's config"), config) if not c.startswith(free)]
     if tokenizers.from_json(stored["tokenizer"]).fingerprint != tokenizer.fingerprint:
         changes.append("the tokenizer is not the checkpoint's")
     if stored["data"] != fingerprint:

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The command line all commands share: a config page or a stored config, overrides, one clear line for a mistake."""
+import errno
 import pathlib
 import sys
 from collections.abc import Callable
@@ -59,6 +60,11 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
             command(FLAGS.config)
         except UserError as error:
             _fail(str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _fail(f"{error.filename or FLAGS.workdir}: {error.strerror}. What was written before is intact: make room and run the same "
+                  "command again")
         except Exception as error:  # noqa: BLE001 - one of several must not wait at the exit for those that wait for it
             if not processes.several():
                 raise
@@ -95,4 +101,4 @@ def _define_config(argv: list[str], needs_run: bool) -> list[str]:
 
 def _fail(message: str, code: int = 2) -> None:
     print(f"error: {message}", file=sys.stderr)
-    processes.leave(code)
+    processes.leave(code, told=code == 2)

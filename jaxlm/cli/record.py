@@ -49,7 +49,8 @@ def recorder(run: Experiment, drawn: Any, fingerprint: Any, checkpoints: Checkpo
     def looking(state: TrainState, number: int) -> dict[str, Any]:
         return closely(state, number, batch(run, drawn, number))
 
-    made = flight.Recorder(workdir / FOLDER, train.flights, train.explode, describing, looking)
+    before = [] if checkpoints.restored is None else checkpoints.meta(checkpoints.restored).get("norms", [])
+    made = flight.Recorder(workdir / FOLDER, train.flights, train.explode, describing, looking, before)
     for number in made.recorded:
         pin(number)
     return made

@@ -21,6 +21,7 @@ from jaxlm.core.types import TrainState
 from jaxlm.data import sampler
 from jaxlm.parallel import place, processes
 from jaxlm.training import flops, loop, metrics, step
+from jaxlm.training.stop import Stop
 
 FLAGS = flags.FLAGS
 
@@ -31,8 +32,14 @@ def main(config: ConfigDict) -> None:
     if "://" in FLAGS.workdir:
         raise UserError(f"--workdir={FLAGS.workdir}: a run is kept in a folder; mount the bucket (gcsfuse) and name the mount")
     build.validate(config, jax.device_count())
-    processes.agree("the config", build.to_json(config))
     workdir = pathlib.Path(FLAGS.workdir).resolve()
+    with Stop(workdir / "checkpoints") as stop:
+        run_in(workdir, config, stop)
+
+
+def run_in(workdir: pathlib.Path, config: ConfigDict, stop: Stop) -> None:
+    """The run in that folder, from its text to what it shows at the end."""
+    processes.agree("the config", build.to_json(config))
     tokenizer, corpus = experiments.text(config, workdir)
     run = experiments.experiment(config, tokenizer.vocab_size)
     peak, origin = flops.peak(jax.local_devices()[0])
@@ -44,25 +51,29 @@ def main(config: ConfigDict) -> None:
         experiments.write_once(workdir / "config.json", build.to_json(config))
         experiments.write_once(workdir / "tokenizer.json", tokenizer.to_hf_json())
         state, _ = start.begin(run.section("start"), checkpoints, run.target, create=run.init)
-        state, latest = fit(run, state, tokenizer, corpus, checkpoints, workdir, peak)
+        state, latest = fit(run, state, tokenizer, corpus, checkpoints, workdir, peak, stop)
     finish.show(run, run.learned(state), tokenizer, latest, workdir)
 
 
 def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: Any, checkpoints: Checkpoints,
-        workdir: pathlib.Path, peak: float) -> tuple[TrainState, dict[str, float]]:
+        workdir: pathlib.Path, peak: float, stop: Stop) -> tuple[TrainState, dict[str, float]]:
     """Trains to the last step with evaluation, checkpoints and records; the last state and its held-out figures."""
     train, begin = run.section("train"), int(state.step)
     stored = experiments.meta(run, tokenizer, corpus.fingerprint)
     latest: dict[str, float] = {}
     evaluated: list[int] = []  # the step of `latest`
     drawn = sampler.Sampler(corpus.train, train.batch_size, run.config.seed, run.config.data.shuffle)
+    recorder = records.recorder(run, drawn, corpus.fingerprint, checkpoints, workdir)
     with metrics.Metrics(workdir, begin, train.tensorboard, processes.first()) as record, run.batches(drawn, begin, train.steps) as source:
 
         def assess(number: int, now: TrainState) -> None:
             if corpus.eval is None:
                 return
+            found = run.evaluate(run.learned(now), corpus, stop.asked)
+            if found is None:
+                return  # made up for when the run goes on
             latest.clear()
-            latest.update({f"eval/{name}": value for name, value in run.evaluate(run.learned(now), corpus).items()})
+            latest.update({f"eval/{name}": value for name, value in found.items()})
             record.write(number, latest)
             evaluated[:] = [number]
             say(f"step {number}: " + ", ".join(f"{name} {value:.4f}" for name, value in latest.items()))
@@ -70,26 +81,31 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
         def save(number: int, now: TrainState) -> None:
             # Figures of an earlier step would make the wrong checkpoint the best.
             figures = {name: value for name, value in latest.items() if evaluated == [number]}
-            checkpoints.save(number, now, stored, figures or None, force=True)
+            checkpoints.save(number, now, {**stored, "norms": list(recorder.norms)}, figures or None, force=True)
 
         def save_whole(number: int, now: TrainState) -> None:
             save(number, now)
             checkpoints.wait()
 
+        assessing = loop.Event(run.config.eval.every, assess)
+        if begin and assessing.due(begin, max(begin, train.steps)):
+            latest.update(record.held_out)
+            if not processes.of_first(bool(latest)):  # interrupted between this step and its evaluation
+                assess(begin, state)
         if begin >= train.steps:
-            assess(begin, state)
             return state, latest
         put = run.put(source, train.batch_size)
         batch = next(put)
         per_step = 3 * flops.count(lambda p, b: run.loss(p, b, None)[0], run.target.params, batch)
         rates = loop.Rates(batch["tokens"].size, per_step, peak * jax.device_count())
-        recorder = records.recorder(run, drawn, corpus.fingerprint, checkpoints, workdir)
         update = step.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, train.accumulate)
-        state = loop.train(
-            state, step.compile_step(update, state, batch, run.layout.replicated), itertools.chain([batch], put), train,
-            rates, start=begin, write=record.write, save=save_whole,
-            events=(loop.Event(run.config.eval.every, assess), loop.Event(run.config.checkpoints.every, save)),
-            waited=lambda: source.waiting.seconds, profile_dir=str(workdir / "profile"), watch=recorder.watch)
+        compiled = step.compile_step(update, state, batch, run.layout.replicated)
+        with stop.between_steps():
+            state = loop.train(
+                state, compiled, itertools.chain([batch], put), train, rates, start=begin, write=record.write, save=save_whole,
+                events=(assessing, loop.Event(run.config.checkpoints.every, save)), waited=lambda: source.waiting.seconds,
+                profile_dir=str(workdir / "profile"), stop=stop, watch=recorder.watch)
+            checkpoints.wait()
     return state, latest
 
 

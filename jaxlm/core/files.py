@@ -7,5 +7,9 @@ import pathlib
 def write_atomically(path: pathlib.Path, content: str) -> None:
     """Write beside `path`, then rename; processes that write the same file at once do not meet."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(content, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -4,9 +4,11 @@
 Works alone too: then every function here does nothing. `initialise` comes before the first question to a device.
 """
 import atexit
+import ctypes
 import hashlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import jax
+import numpy as np
 from jax._src import distributed  # its key-value store has no public door
 from jax.experimental import multihost_utils
 
@@ -26,6 +29,7 @@ from jaxlm.core.errors import UserError
 T = TypeVar("T")
 _DAY_MS = 24 * 3600 * 1000
 _turns = 0
+_notice: Callable[[int], None] | None = None  # jax's own handler of SIGTERM
 
 
 def initialise(coordinator: str = "", count: int = 0, index: int = -1, *, join_seconds: int = 300, heartbeat_seconds: int = 20,
@@ -68,6 +72,8 @@ def initialise(coordinator: str = "", count: int = 0, index: int = -1, *, join_s
         alarm.cancel()
         state = distributed.global_state
         _check_count(state.process_id, state.num_processes, join_seconds)
+        global _notice
+        _notice = _handler(signal.SIGTERM)
     except UserError:
         raise
     except (RuntimeError, ValueError, OSError) as error:
@@ -129,12 +135,23 @@ def agree(what: str, value: str) -> None:
         raise UserError(f"{what} is not the same on process {jax.process_index()} as on process 0: give all the same command and files")
 
 
-def stop_agreed(step: int) -> bool:
-    """Whether all processes stop after this very step, because one of them got SIGTERM. Call once after every step.
+def of_first(answer: bool) -> bool:
+    """What process 0 answers, on all: what only it can see must not let processes go different ways."""
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(answer))) if several() else answer
 
-    Costs a look at a flag: a notice travels on jax's own threads, and only then are steps compared (the latest + 1).
+
+def stop_all() -> None:
+    """Have all processes stop at the same moment; see `stop_agreed`."""
+    if several():
+        _notice(signal.SIGTERM)
+
+
+def stop_agreed(count: int) -> bool:
+    """Whether all processes stop at this very moment, because one of them called `stop_all`; count: how often it was asked.
+
+    Costs a look at a flag: a notice travels on jax's own threads, and only then are counts compared (the highest + 1).
     """
-    return several() and multihost_utils.reached_preemption_sync_point(step)
+    return several() and multihost_utils.reached_preemption_sync_point(count)
 
 
 def explain(error: Exception) -> str:
@@ -147,8 +164,9 @@ def explain(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0][:200] if text else 'see above'}"
 
 
-def leave(code: int) -> NoReturn:
-    """Exit after an error. Alone: as always. Else without the orderly end, which would wait for processes that wait for this one."""
+def leave(code: int, told: bool = False) -> NoReturn:
+    """Exit after an error, which has been told in full or not. Alone: as always. Else without the orderly end, which
+    would wait for processes that wait for this one."""
     if not several():
         sys.exit(code)
     sys.stdout.flush()
@@ -159,7 +177,7 @@ def leave(code: int) -> NoReturn:
     except jax.errors.JaxRuntimeError:
         pass  # the others are still at work; they notice within the heartbeat
     if _witness is not None:
-        _witness.tell() if code != 2 else _witness.release()
+        _witness.release() if told else _witness.tell()
     os._exit(code)
 
 
@@ -263,6 +281,17 @@ def _check_count(index: int, count: int, seconds: int) -> None:
         theirs = int(client.blocking_key_value_get(f"jaxlm/count/{other}", seconds * 1000))
         if theirs != count:
             raise UserError(f"--process_count is {count} on process {index} and {theirs} on process {other}: it must be the same")
+
+
+def _handler(number: int) -> Callable[[int], None]:
+    """What the process does on that signal, put there by jax from a thread of its own."""
+    libc, action = ctypes.CDLL(None), (ctypes.c_void_p * 64)()  # struct sigaction begins with the handler
+    end = time.monotonic() + 10
+    while libc.sigaction(number, None, action) or action[0] in (None, 1):  # SIG_DFL, SIG_IGN
+        if time.monotonic() > end:
+            raise RuntimeError(f"jax has set no handler for signal {number}: is jax_enable_preemption_service on?")
+        time.sleep(0.05)
+    return ctypes.CFUNCTYPE(None, ctypes.c_int)(action[0])
 
 
 def _cards() -> list[str]:

@@ -32,12 +32,17 @@ def make_evaluate(loss: Callable[[Params, Batch, Array | None], tuple[Array, dic
 
 
 def evaluate(run: Callable[[Params, Batch], dict[str, Mean]], params: Params, source: Iterable[Batch], count: int,
-             what: str = "evaluate") -> dict[str, Mean]:
-    """Sums of every mean over `count` batches, on the host in float64 (a float32 sum of millions of tokens drifts)."""
+             what: str = "evaluate", stop: Callable[[], int] = lambda: 0) -> dict[str, Mean] | None:
+    """Sums of every mean over `count` batches, on the host in float64 (a float32 sum of millions of tokens drifts).
+
+    stop() is asked before every batch; once it says so, the result is None.
+    """
     sums: dict[str, Mean] = {}
     with Progress(count, what, "batches") as bar:
         previous = None
         for batch in source:
+            if stop():
+                return None
             current = run(params, batch)  # dispatched before the one before it is read
             if previous is not None:
                 _add(sums, previous)

@@ -8,7 +8,7 @@ import collections
 import json
 import pathlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -72,13 +72,14 @@ class Recorder:
 
     explode: a gradient norm above so many times the median of the last 50 is recorded too; 0.0 = none is.
     describe(step): what the record says of it beside its figures. look(state before, step): the detailed look.
+    norms: the last gradient norms of the run that goes on; kept up to date, to be kept with its checkpoints.
     """
 
     def __init__(self, folder: pathlib.Path, most: int, explode: float, describe: Callable[[int], dict[str, Any]],
-                 look: Callable[[TrainState, int], dict[str, Any]]):
+                 look: Callable[[TrainState, int], dict[str, Any]], norms: Iterable[float] = ()):
         self.folder, self.most, self.explode, self.describe, self.look = folder, most, explode, describe, look
         self.recorded = {int(path.parent.name) for path in folder.glob("*/record.json")}
-        self._norms: collections.deque[float] = collections.deque(maxlen=WINDOW)
+        self.norms: collections.deque[float] = collections.deque(norms, maxlen=WINDOW)
 
     def watch(self, number: int, metrics: dict[str, Any], state: TrainState) -> None:
         """Take in the metrics of a step (on the host). `state` is that after the newest dispatched step, which may be
@@ -86,7 +87,7 @@ class Recorder:
         skipped = bool(int(metrics["skipped"][1]))
         why = "the loss or gradient was not finite: the update was skipped" if skipped else self._exploded(float(metrics["grad_norm"]))
         if not skipped:
-            self._norms.append(float(metrics["grad_norm"]))
+            self.norms.append(float(metrics["grad_norm"]))
         if not why or (number not in self.recorded and len(self.recorded) >= self.most):
             return
         self.recorded.add(number)
@@ -105,12 +106,12 @@ class Recorder:
             say(f"  {line}")
 
     def _exploded(self, norm: float) -> str:
-        if not self.explode or len(self._norms) < ENOUGH:
+        if not self.explode or len(self.norms) < ENOUGH:
             return ""
-        usual = statistics.median(self._norms)
+        usual = statistics.median(self.norms)
         if norm <= self.explode * usual:
             return ""
-        return f"the gradient norm {norm:.4g} was more than {self.explode:g} times the median {usual:.4g} of the last {len(self._norms)}"
+        return f"the gradient norm {norm:.4g} was more than {self.explode:g} times the median {usual:.4g} of the last {len(self.norms)}"
 
 
 def summary(look: dict[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 """The training loop. It never waits for the device: it dispatches the next step, then reads the metrics of the one before."""
 import dataclasses
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,8 +11,8 @@ import jax
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import Progress, count, say
 from jaxlm.core.types import Batch, Mean, TrainState
-from jaxlm.parallel import processes
 from jaxlm.training import metrics as metrics_file
+from jaxlm.training.stop import Interrupted, Stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,45 +57,6 @@ class Rates:
     peak_flops: float  # of all devices together
 
 
-class Interrupted(SystemExit):
-    """A signal asked the run to stop and the state has been saved."""
-
-
-class Stop:
-    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT interrupts at once.
-
-    Of several processes, one that gets a signal stops all after the same step: SIGTERM is left to jax, which tells them.
-    """
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> "Stop":
-        # Only the main thread may set handlers; elsewhere (a notebook's thread, a test) signals stay as they are.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT,) if processes.several() else (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: Any) -> None:
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
-        if processes.several():
-            signal.raise_signal(signal.SIGTERM)
-
-    def after(self, step: int) -> int:
-        """The signal to stop for after this step, or 0; asked once a step."""
-        if processes.several():
-            return signal.SIGTERM if processes.stop_agreed(step) else 0
-        return self.signal
-
-    def __exit__(self, *exc: Any) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-
 @dataclasses.dataclass(frozen=True)
 class Event:
     """Something due every so many steps, and after the last one; 0 = only after the last."""
@@ -121,18 +81,19 @@ def train(
     save: Callable[[int, TrainState], None],
     waited: Callable[[], float],
     profile_dir: str,
+    stop: Stop,
     watch: Callable[[int, dict[str, Any], TrainState], None] = lambda number, metrics, state: None,
 ) -> TrainState:
     """Runs updates start + 1 to config.steps and returns the last state.
 
     write(step, values) records; save(step, state) writes a checkpoint and waits until it is whole; waited() is the
-    seconds spent waiting for data so far; watch(step, metrics, state) sees every step's metrics on the host, with the
+    seconds spent waiting for data so far; stop is asked after every step and event; watch(step, metrics, state) sees every step's metrics on the host, with the
     state after the newest dispatched step, which it must not keep. Raises UserError after max_skipped non-finite steps in a row and
     Interrupted after a signal, both once the state is saved.
     """
     window = Window(rates, waited)
     pending: tuple[int, dict[str, Any]] | None = None
-    with Progress(config.steps, "train", "steps", start=start) as bar, Stop() as stop:
+    with Progress(config.steps, "train", "steps", start=start) as bar:
 
         def flush(log: bool) -> str:
             """Takes in the metrics of the last dispatched step; returns why the run must stop, or ''."""
@@ -169,7 +130,7 @@ def train(
                 jax.profiler.stop_trace()
                 say(f"profile of steps {profiled[0]} to {number} written to {profile_dir}")
             due = [event for event in events if event.due(number, config.steps)]
-            asked = stop.after(number)
+            asked = stop.asked()
             if due or failed or asked:
                 # Rows end where checkpoints are, so that a resumed run writes the rows of an uninterrupted one.
                 later = flush(log=True)
@@ -181,8 +142,9 @@ def train(
             began = time.monotonic()
             for event in due:
                 event.action(number, state)
+                asked = stop.asked()
             window.exclude(time.monotonic() - began)
-            if asked and number < config.steps:
+            if asked:
                 save(number, state)
                 name = signal.Signals(asked).name
                 say(f"{name}: saved after step {number} of {config.steps}. Run the same command again to go on.")

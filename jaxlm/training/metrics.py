@@ -1,11 +1,16 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Where numbers go: WORKDIR/metrics.jsonl always, TensorBoard event files beside it, and a picture of the loss."""
+import contextlib
 import json
 import math
+import os
 import pathlib
+import time
+from collections.abc import Iterator
 from typing import Any
 
-import tensorboardX
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 from jaxlm.core import files
 from jaxlm.core.errors import UserError
@@ -15,40 +20,80 @@ _COMPARED = ("train/loss", "train/grad_norm")
 
 
 class Metrics:
-    """Appends {"step": n, name: number, ...}; opened at step n it first drops what an interrupted run wrote after n."""
+    """Appends {"step": n, name: number, ...}; opened at step n it first drops what an interrupted run wrote after n.
+
+    held_out: the evaluation of step n that is recorded already, {} when there is none. UserError when the files cannot be
+    written; what was written before stays.
+    """
 
     def __init__(self, workdir: pathlib.Path, step: int = 0, tensorboard: bool = True, writing: bool = True):
         """With writing=False (all processes but the first) nothing is read or written."""
         self._writing, self._board = writing, None
+        self.held_out: dict[str, float] = {}
         self.path = workdir / "metrics.jsonl"
         if not writing:
             return
-        if self.path.exists():
-            kept = [json.dumps(row) + "\n" for row in read(self.path) if row["step"] <= step]
-            files.write_atomically(self.path, "".join(kept))
-        self._file = open(self.path, "a", buffering=1)
-        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if tensorboard else None
+        with self._told():
+            if self.path.exists():
+                kept = [row for row in read(self.path) if row["step"] <= step]
+                files.write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+                last = next((row for row in reversed(kept) if row["step"] == step and "eval/loss" in row), {"step": step})
+                self.held_out = {name: float(x) for name, x in last.items() if name != "step"}
+            self._file = open(self.path, "a", buffering=1)
+            self._board = _Board(workdir / "tensorboard", step + 1) if tensorboard else None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         if not self._writing:
             return
         values = {name: float(x) for name, x in values.items()}
-        self._file.write(json.dumps({"step": step, **named(values)}) + "\n")
-        if self._board is not None:
-            for name, x in values.items():
-                self._board.add_scalar(name, x, step)
+        with self._told():
+            self._file.write(json.dumps({"step": step, **named(values)}) + "\n")
+            if self._board is not None:
+                self._board.write(step, values)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"the figures of this run could not be written to {self.path.parent}: {error.strerror or error}. "
+                            "Checkpoints before this are intact") from error
 
     def close(self) -> None:
         if self._writing:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+            with contextlib.suppress(OSError):  # every line has been written, or been told of
+                self._file.close()
+            if self._board is not None:
+                self._board.close()
 
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
+
+
+class _Board:
+    """Event files for TensorBoard, written at once: tensorboardX's own thread dies of a full disk, and its queue then blocks."""
+
+    def __init__(self, folder: pathlib.Path, first: int):
+        """Events of step `first` and later in older files are no longer shown."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        self._put(event_pb2.Event(step=first, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        found = [value for name, x in values.items() for value in summary.scalar(name, x).value]
+        self._put(event_pb2.Event(step=step, summary=summary.Summary(value=found)))
+
+    def _put(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        self._events.write_event(event)
+        self._events.flush()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._events.close()
 
 
 def figures(means: dict[str, Mean], last: dict[str, Any]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The flight recorder: when a step is recorded, when it is looked at, and who is found to have been first."""
+import json
 import types
 
 import jax
@@ -77,9 +78,9 @@ def state(step, row):
     return types.SimpleNamespace(step=jnp.int32(step), skipped=jnp.asarray([row, row]))
 
 
-def recorder(folder, most=10, explode=0.0):
+def recorder(folder, most=10, explode=0.0, norms=()):
     looked = []
-    made = flight.Recorder(folder, most, explode, lambda n: {"replay": f"again {n}"}, lambda s, n: looked.append(n) or {"first_non_finite": []})
+    made = flight.Recorder(folder, most, explode, lambda n: {"replay": f"again {n}"}, lambda s, n: looked.append(n) or {"first_non_finite": []}, norms)
     return made, looked
 
 
@@ -106,6 +107,19 @@ def test_an_exploding_step(tmp_path):
     for number, norm in enumerate(norms, 1):
         off.watch(number, metrics(norm), state(number + 1, 0))
     assert not (tmp_path / "off").exists()
+
+
+def test_a_run_that_goes_on_knows_what_was_usual(tmp_path):
+    """The step after a resume explodes as it would have without. Fails if 10 steps pass first: `collections.deque(maxlen=WINDOW)`
+    in Recorder.__init__."""
+    first, _ = recorder(tmp_path / "first", explode=3.0)
+    for number in range(1, 61):
+        first.watch(number, metrics(1.0 + number % 3), state(number + 1, 0))
+    second, _ = recorder(tmp_path / "second", explode=3.0, norms=json.loads(json.dumps(list(first.norms))))
+    for made in (first, second):
+        made.watch(61, metrics(7.0), state(62, 0))
+    why = [flight.read(tmp_path / name, 61)["why"] for name in ("first", "second")]
+    assert why[0] == why[1] and "the median 2 of the last 50" in why[0]
 
 
 def test_records_are_bounded_also_over_a_restart(tmp_path):

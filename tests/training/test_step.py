@@ -9,11 +9,11 @@ import optax
 import pytest
 
 from jaxlm.core import tree
-from jaxlm.core.types import Mean, Objective, Outputs
+from jaxlm.core.types import Mean, Objective, Outputs, TrainState
 from jaxlm.core.errors import UserError
 from jaxlm.models import llama
 from jaxlm.parallel import mesh, place, rules
-from jaxlm.training import flops, loop, state, step
+from jaxlm.training import flops, loop, state, step, stop
 from jaxlm.training.evaluate import summary
 
 
@@ -105,6 +105,22 @@ def test_the_state_is_donated_whole():
         assert now.params["w"].is_deleted()
 
 
+def test_a_state_comes_out_as_it_went_in():
+    """Whatever the compiler would choose for what a step makes, the next step takes it. Fails if it is left the choice: drop
+    out_shardings in compile_step."""
+    layout = place.Layout(mesh.make(mesh.Config(data=1, fsdp=8)), rules.find("fsdp"))
+    split = layout.sharding("embed", None)
+    old = TrainState(*(jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=split),) * 5)
+    given = {"x": jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=place.batch_sharding(layout, 2))}
+
+    def anew(state, batch):
+        return TrainState(*(jnp.full((8, 4), batch["x"].sum()),) * 5), {"rows": batch["x"].sum(1)}
+
+    with place.use(layout):
+        state, figures = step.compile_step(anew, old, given, layout.replicated).output_shardings
+    assert {x.spec for x in jax.tree.leaves(state)} == {split.spec} and figures["rows"].is_fully_replicated
+
+
 def test_flops_count_loops_by_their_length():
     """Fails if a scan's body counts once: drop params["length"] in training/flops.py."""
     x, w = jnp.ones((3, 8)), jnp.ones((5, 8, 8))
@@ -137,7 +153,7 @@ def test_the_loop_stops_after_too_many_bad_steps():
     with pytest.raises(UserError, match="3 steps in a row were not finite, the last is step 5.*state after step"):
         loop.train(start, run, (batch(bad=i > 1) for i in range(20)), config, loop.Rates(1, 1.0, 1.0), start=0,
                    write=lambda n, v: written.append((n, v)), events=(), save=lambda n, s: saved.append((n, s)),
-                   waited=lambda: 0.0, profile_dir="")
+                   waited=lambda: 0.0, profile_dir="", stop=stop.Stop())
     (number, state_saved), = saved
     assert number == 6 and int(state_saved.step) == 6 and np.isfinite(state_saved.params["w"]).all()
     assert [n for n, v in written if v["train/skipped"]] == [3, 4, 5, 6]
@@ -149,7 +165,7 @@ def test_the_loop_writes_rows_means_and_events():
     config = dataclasses.replace(loop.Config(), steps=7, log_every=3)
     end = loop.train(start, run, (batch() for _ in range(7)), config, loop.Rates(6, 1.0, 1.0), start=0,
                      write=lambda n, v: written.append((n, v)), events=(loop.Event(5, lambda n, s: events.append(n)),),
-                     save=lambda n, s: None, waited=lambda: 0.0, profile_dir="")
+                     save=lambda n, s: None, waited=lambda: 0.0, profile_dir="", stop=stop.Stop())
     assert int(end.step) == 7 and events == [5, 7]
     assert [n for n, _ in written] == [3, 5, 6, 7]
     single, _ = build()
