@@ -7,7 +7,9 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Tests compile much and compute little: without LLVM's optimisations they take less than half the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+# On a machine that has more to do, a device may be late: the process is not to be ended for that after 40 s.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+                                   "--xla_cpu_collective_call_terminate_timeout_seconds=300")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -63,6 +63,16 @@ def batch_of(seed: int = 0):
     return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segments": segments, "positions": positions, "weights": weights}
 
 
+def unpacked(batch):
+    """The same documents, each in a row of its own, and rows of padding up to a multiple of ROWS."""
+    documents = [(row, batch["segments"][row] == n) for row in range(ROWS) for n in range(1, batch["segments"][row].max() + 1)]
+    out = {field: np.zeros((-(-len(documents) // ROWS) * ROWS, *x.shape[1:]), x.dtype) for field, x in batch.items()}
+    for i, (row, at) in enumerate(documents):
+        for field, x in batch.items():
+            out[field][i, : at.sum()] = 1 if field == "segments" else x[row, at]
+    return out
+
+
 def params_of(model):
     """Noise on every parameter: biases of 0 and scales of 1 would hide mistakes."""
     draw = np.random.default_rng(2)
@@ -70,17 +80,21 @@ def params_of(model):
     return tree.map_with_path(noise, model.abstract)
 
 
-def run(model, layout, micro_batches=1, chunks=1):
+def run(model, layout, micro_batches=1, chunks=1, packed=True):
     """(loss, gradients) on the host, both divided by the weight."""
+    given = batch_of() if packed else unpacked(batch_of())
     objective = build.find("objective", "causal_lm")
     loss = steps.make_loss(model, objective.build(objective.Config(chunks=chunks, z_loss=1e-3, label_smoothing=0.05)))
     with contextlib.nullcontext() if layout is None else place.use(layout):
-        params, batch = params_of(model), batch_of()
+        params, batch, fetch = params_of(model), given, {}
         if layout is not None:
             params = jax.tree.map(jax.device_put, params, place.shardings(model.axes(), layout, model.abstract))
-            batch = place.put(batch, layout, ROWS)
+            rows = len(batch["tokens"])
+            batch = place.put({k: x[place.local_rows(layout, rows)] for k, x in batch.items()}, layout, rows)
+            # A process sees its own devices only: of several, each is given the whole.
+            fetch = {"out_shardings": layout.replicated} if jax.process_count() > 1 else {}
         compute = functools.partial(steps.gradients, loss, micro_batches=micro_batches)
-        grads, means = jax.device_get(jax.jit(compute)(params, batch, jax.random.key(0)))
+        grads, means = jax.device_get(jax.jit(compute, **fetch)(params, batch, jax.random.key(0)))
     weight = means["loss"].weight
     return means["loss"].total / weight, jax.tree.map(lambda g: g / weight, grads)
 
@@ -107,10 +121,20 @@ def close(found, expected):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layouts_and_accumulation(family, rule, micro_batches):
     """Fails if gradients() averages micro-batches (`weight` of each part instead of the sum) or a rule drops rows,
-    or place.move or linear._split_product give another gradient than autodiff: `2 * d_x` in their backward. With experts:
+    or linear._split_product gives another gradient than autodiff: `2 * d_x` in its backward. With experts:
     if a device takes another's (`first` is 0 in moe._compute), or what they give is not added (psum_scatter over half of the axes)."""
     without = OF_A_MICRO_BATCH.get(family, {}) if micro_batches > 1 else {}
     found = run(model_of(family, **without), layout_of(rule, family), micro_batches)
+    close(found, reference(family, tuple(without.items())))
+
+
+@pytest.mark.parametrize("rule", ["fsdp_seq", "fsdp_tp"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_is_unpacked(family, rule):
+    """Each document in a row of its own, in micro-batches, against all packed. Fails if a document sees the one before it:
+    drop segments from the model's Mask, or positions from the batch in `unpacked`."""
+    without = OF_A_MICRO_BATCH.get(family, {})
+    found = run(model_of(family, **without), layout_of(rule, family), 4, packed=False)
     close(found, reference(family, tuple(without.items())))
 
 

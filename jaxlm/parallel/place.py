@@ -3,8 +3,7 @@
 import contextlib
 import contextvars
 import dataclasses
-import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -73,19 +72,8 @@ def splits(axis: str) -> bool:
 
 
 def move(x: Array, here: tuple[str | None, ...], there: tuple[str | None, ...]) -> Array:
-    """x, split by the names `here`, laid out as `there`; its gradient is brought back to `here`.
-
-    Left to autodiff, the gradient of something gathered would be asked for whole: summed on every device, then cut.
-    """
-    return x if active() is None else _move(x, here, there)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _move(x: Array, here: tuple[str | None, ...], there: tuple[str | None, ...]) -> Array:
+    """x, computed as the names `here` split it and then laid out as `there`; its gradient is brought back to `here`."""
     return constrain(constrain(x, *here), *there)
-
-
-_move.defvjp(lambda x, here, there: (_move(x, here, there), None), lambda here, there, _, d_x: (constrain(d_x, *here),))
 
 
 def shardings(axes: Any, layout: Layout, abstract: Any = None) -> Any:
@@ -129,12 +117,13 @@ def batch_sharding(layout: Layout, rank: int) -> NamedSharding:
     return layout.sharding(*("batch", "seq")[:rank], *(None,) * (rank - 2))
 
 
-def local_rows(layout: Layout, rows: int) -> slice:
-    """The rows of a global batch that this process's devices hold, from the first to the last of them.
+def local_rows(layout: Layout, rows: int, devices: Iterable[jax.Device] | None = None) -> slice:
+    """The rows of a global batch that this process's (or the given) devices hold, from the first to the last of them.
 
     Asked of the sharding: a mesh may order devices otherwise than processes, or split within a row over processes.
     """
-    held = [at[0].indices(rows) for at in batch_sharding(layout, 1).addressable_devices_indices_map((rows,)).values()]
+    where = batch_sharding(layout, 1).devices_indices_map((rows,))
+    held = [where[device][0].indices(rows) for device in (layout.mesh.local_devices if devices is None else devices)]
     return slice(min(start for start, _, _ in held), max(stop for _, stop, _ in held))
 
 

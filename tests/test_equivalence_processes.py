@@ -1,0 +1,50 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Losses and gradients of two real processes = those of one device without a layout: every family, rows and weights split over processes."""
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from jaxlm.core import tree
+from jaxlm.parallel import processes
+from tests import tiny
+from tests.several import finish, free_port
+from tests.test_equivalence import FAMILIES, OF_A_MICRO_BATCH, close, layout_of, model_of, reference, run
+
+# In fsdp_tp half of the rows are on each process; so they are in fsdp_seq, where gathers and sums cross processes as well.
+RULES = ("fsdp_seq", "fsdp_tp")
+
+
+def main(folder: pathlib.Path, address: str, index: int) -> None:
+    """One of two processes: every case, one after the other; the first keeps what came out."""
+    processes.initialise(address, 2, index, join_seconds=90)
+    for family in FAMILIES:
+        for rule in RULES:
+            loss, grads = run(model_of(family, **OF_A_MICRO_BATCH.get(family, {})), layout_of(rule, family), 4)
+            if processes.first():
+                np.savez(folder / f"{family}-{rule}.npz", loss=loss, **tree.flatten(grads))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """What a pair of processes of 4 devices each made of all cases."""
+    folder, address = tmp_path_factory.mktemp("pair"), f"127.0.0.1:{free_port()}"
+    code = "import pathlib, sys; from tests import test_equivalence_processes as t; t.main(pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
+    logs = [open(folder / f"{index}.log", "w") for index in (0, 1)]
+    started = [subprocess.Popen([sys.executable, "-c", code, str(folder), address, str(index)], stdout=log, stderr=log, cwd=tiny.ROOT,
+                                env=environment) for index, log in enumerate(logs)]
+    assert finish(started, 300) == [0, 0], "\n".join((folder / f"{index}.log").read_text()[-3000:] for index in (0, 1))
+    return folder
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes(pair, family, rule):
+    """Fails if a process puts other rows than its own (`first = 0` in place.put), or a sum stays within a process:
+    `weight = means["loss"].weight / 2`."""
+    found = dict(np.load(pair / f"{family}-{rule}.npz"))
+    close((found.pop("loss"), tree.unflatten(found)), reference(family, tuple(OF_A_MICRO_BATCH.get(family, {}).items())))
