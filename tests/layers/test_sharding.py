@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm.layers import linear
 from jaxlm.models import gpt, llama
 from jaxlm.ops.loss import cross_entropy
 from jaxlm.parallel import mesh, place, rules
@@ -76,3 +77,22 @@ def test_nothing_is_replicated_to_be_moved():
     )
     assert run.returncode == 0, run.stderr[-2000:]
     assert "Involuntary full rematerialization" not in run.stderr
+
+
+def test_storage_is_not_computation():
+    """Split where rows are not, a weight is gathered to be used; nothing that has positions moves.
+
+    Fails if the compiler may choose: `place.constrain(w, *axes)` in linear._whole.
+    """
+    layout = place.Layout(mesh.make(mesh.Config(data=2, tensor=4)), rules.find("custom", rules.Config(("embed=tensor",), ("batch=data",))))
+    with place.use(layout):
+        shape = lambda sharding, *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=sharding)
+        x = shape(place.batch_sharding(layout, 3), ROWS, LENGTH, EMBED)
+        w = shape(layout.sharding("embed", "mlp"), EMBED, 160)
+        product = lambda x, w: place.constrain(linear.einsum("btd,dm->btm", x, w, ("embed", "mlp")), "batch", "seq", "act_mlp").sum()
+        made = jax.jit(jax.grad(product, (0, 1)), out_shardings=(x.sharding, w.sharding)).lower(x, w).compile().as_text()
+    moved = re.findall(r"= (.+?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", made)
+    sizes = lambda shapes: [set(map(int, s.split(","))) for s in re.findall(r"f32\[([\d,]+)\]", shapes)]
+    assert any(kind == "all-gather" for _, kind in moved)
+    for shapes, _ in moved:
+        assert not [s for s in sizes(shapes) if s & {LENGTH, ROWS // 2 * LENGTH}], moved

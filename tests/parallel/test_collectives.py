@@ -97,6 +97,7 @@ def measure(rule: str) -> dict:
         count = len(compiled)
     return {
         "collectives": collectives(program.as_text()),
+        "products": sorted({int(m[1]) for m in re.finditer(r"= \w+\[(\d+),\d+\]\S* dot\(", program.as_text())}),
         "compilations": count,
         "kept": program.memory_analysis().alias_size_in_bytes,
         "state": states.bytes_per_device(target),
@@ -133,6 +134,13 @@ def test_what_crosses_devices(rule):
     cross_entropy merges split rows and positions (flat=True), or "act_mlp" is not split in _TENSOR_ACTS."""
     found = {tuple(key.split()): count for key, count in report()[rule]["collectives"].items()}
     assert found == EXPECTED[rule]
+
+
+def test_split_positions_are_computed_where_they_are():
+    """Keys and values are computed of a device's own positions, and gathered then. Fails if every device computes those of all
+    positions: constrain in the place of place.move, in attention's _everywhere."""
+    own = ROWS * LENGTH // 8
+    assert own in report()["fsdp_seq"]["products"] and 2 * own not in report()["fsdp_seq"]["products"]
 
 
 @pytest.mark.parametrize("rule", rules.RULES)

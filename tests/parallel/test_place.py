@@ -87,7 +87,7 @@ def test_a_batch_is_split_by_rows_and_positions():
 
 
 def test_what_is_gathered_comes_back_in_parts():
-    """Fails if place.move leaves its gradient to autodiff: `return x if` -> always `constrain(constrain(x, *here), *there)`."""
+    """Fails if place.move does not say how its argument is split: `return constrain(x, *there)`."""
     layout = place.Layout(mesh.make(mesh.Config(data=4, seq=2)), rules.find("fsdp_seq"))
     with place.use(layout):
         assert place.splits("seq") and not place.splits("act_mlp")
