@@ -129,7 +129,7 @@ def test_layouts_and_accumulation(family, rule, micro_batches):
 
 
 @pytest.mark.parametrize("rule", ["fsdp_seq", "fsdp_tp"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", build.names("model"))
 def test_packed_is_unpacked(family, rule):
     """Each document in a row of its own, in micro-batches, against all packed. Fails if a document sees the one before it:
     drop segments from the model's Mask, or positions from the batch in `unpacked`."""

@@ -8,11 +8,12 @@ import sys
 import numpy as np
 import pytest
 
+from jaxlm import build
 from jaxlm.core import tree
 from jaxlm.parallel import processes
 from tests import tiny
 from tests.several import finish, free_port
-from tests.test_equivalence import FAMILIES, OF_A_MICRO_BATCH, close, layout_of, model_of, reference, run
+from tests.test_equivalence import OF_A_MICRO_BATCH, close, layout_of, model_of, reference, run
 
 # In fsdp_tp half of the rows are on each process; so they are in fsdp_seq, where gathers and sums cross processes as well.
 RULES = ("fsdp_seq", "fsdp_tp")
@@ -21,7 +22,7 @@ RULES = ("fsdp_seq", "fsdp_tp")
 def main(folder: pathlib.Path, address: str, index: int) -> None:
     """One of two processes: every case, one after the other; the first keeps what came out."""
     processes.initialise(address, 2, index, join_seconds=90)
-    for family in FAMILIES:
+    for family in build.names("model"):
         for rule in RULES:
             loss, grads = run(model_of(family, **OF_A_MICRO_BATCH.get(family, {})), layout_of(rule, family), 4)
             if processes.first():
@@ -42,7 +43,7 @@ def pair(tmp_path_factory):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", build.names("model"))
 def test_two_processes(pair, family, rule):
     """Fails if a process puts other rows than its own (`first = 0` in place.put), or a sum stays within a process:
     `weight = means["loss"].weight / 2`."""
