@@ -289,27 +289,32 @@ class Checkpoints:
 
     # ---- reading
 
-    def restore(self, step: int, abstract: Any) -> Any:
+    def weights_only(self, step: int) -> bool:
+        """Whether a step holds parameters and nothing else: imported, not trained here."""
+        return all(path.startswith("params/") for path in self.leaves(step))
+
+    def restore(self, step: int, abstract: Any, whole: bool = True) -> Any:
         """The state saved at `step`, laid out like `abstract` (ShapeDtypeStructs, with the shardings wanted now).
 
-        UserError when it was saved from another model or optimizer; Damaged when it cannot be read or has changed.
+        whole=False: only what `abstract` holds of it is compared and read. UserError when it was saved from another model
+        or optimizer; Damaged when it cannot be read or has changed.
         """
         self.wait()
         wanted = tree.flatten(abstract)
-        self._compare(step, wanted)
+        self._compare(step, wanted, whole)
         found = self.read(step, wanted)
         out = jax.tree.unflatten(jax.tree.structure(abstract), [found[path] for path in wanted])
         self.restored = step
         self._ours = {s for s in self.steps() if s <= step}
         return out
 
-    def restore_latest(self, abstract: Any) -> tuple[Any, int] | None:
+    def restore_latest(self, abstract: Any, whole: bool = True) -> tuple[Any, int] | None:
         """(state, step) of the newest checkpoint that is whole, saying which are not; None when there are none."""
         self.wait()
         steps = self.steps()
         for step in reversed(steps):
             try:
-                return self.restore(step, abstract), step
+                return self.restore(step, abstract, whole), step
             except Damaged as error:
                 say(f"WARNING: {error}")
                 say(f"WARNING: going back from checkpoint {step} to an older one")
@@ -367,11 +372,11 @@ class Checkpoints:
             self._bodies[step] = stored["body"]
         return self._bodies[step]
 
-    def _compare(self, step: int, wanted: dict[str, Any]) -> None:
+    def _compare(self, step: int, wanted: dict[str, Any], whole: bool) -> None:
         """UserError naming the first arrays in which the checkpoint and this run differ."""
         known = self.leaves(step)
         here = {path: f"{x.dtype}{list(x.shape)}" for path, x in wanted.items()}
-        there = {path: str(leaf) for path, leaf in known.items()}
+        there = {path: str(leaf) for path, leaf in known.items() if whole or path in wanted}
         differ = [f"{path}: {there.get(path, 'absent')} in the checkpoint, {here.get(path, 'absent')} here"
                   for path in [*here, *(p for p in there if p not in here)] if here.get(path) != there.get(path)]
         if differ:

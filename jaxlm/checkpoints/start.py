@@ -2,21 +2,25 @@
 """The ways a run starts, in the order in which they are tried.
 
 1. Resume. The run's own folder holds a checkpoint: everything comes from the newest one that is whole (parameters,
-   optimizer, step, random keys). `start` in the config is not looked at: it was used when the run began.
-2. From another run's weights. `start.path` names a folder of checkpoints: parameters chosen by include and exclude and
-   renamed by rename come from there, everything else is fresh: other parameters, optimizer, step 0.
+   optimizer, step, random keys). `start` in the config is not looked at: it was used when the run began. Where that
+   checkpoint holds weights alone (it was imported), they are taken and all else is fresh.
+2. From another run's weights. `start.path` names a folder of checkpoints, or a Hugging Face model's: parameters chosen by
+   include and exclude and renamed by rename come from there, everything else is fresh: other parameters, optimizer, step 0.
 3. Fresh. Everything is drawn from the seed.
 
 What is taken and what is not is said, path by path.
 """
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+from etils import epath
 
-from jaxlm.checkpoints.manager import Checkpoints, Leaf
+from jaxlm.checkpoints.hf import folder
+from jaxlm.checkpoints.manager import Checkpoints, Damaged, Leaf
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.core.log import say
@@ -30,7 +34,7 @@ _AVERAGE = "opt_state/ema/average/"
 class Config:
     """Whose weights a new run begins with."""
 
-    path: str = ""  # a folder of checkpoints of another run; empty = fresh
+    path: str = ""  # a folder of checkpoints of another run, or a Hugging Face model's; empty = fresh
     step: int = 0  # which of them; 0 = the newest
     include: str = ".*"  # parameters of the other run that are taken: regex over its paths
     exclude: str = ""  # and those of them that are not
@@ -67,6 +71,13 @@ def begin(config: Config, checkpoints: Checkpoints, abstract: TrainState,
     """
     if problems := config.problems():
         raise UserError("; ".join(problems))
+    latest = checkpoints.latest()
+    if latest is not None and _imported(checkpoints, latest):
+        loaded, how = load(Config(path=str(checkpoints.path)), abstract.params)
+        checkpoints.pinned.add(latest)  # the run's beginning cannot be drawn from a seed again
+        state = create(loaded)
+        say(f"start: {how}")
+        return state, how
     found = checkpoints.restore_latest(abstract)
     if found is not None:
         state, step = found
@@ -78,6 +89,30 @@ def begin(config: Config, checkpoints: Checkpoints, abstract: TrainState,
         state, how = create({}), "fresh, from the seed"
     say(f"start: {how}")
     return state, how
+
+
+def _imported(checkpoints: Checkpoints, step: int) -> bool:
+    try:
+        return checkpoints.weights_only(step)
+    except Damaged:
+        return False  # told, and gone back from, when it is restored
+
+
+def weights(checkpoints: Checkpoints, params: Params, step: int = 0) -> tuple[Params, int]:
+    """(parameters to use, their step): of the given step, or of the newest that is whole; `params` are shapes and shardings.
+
+    A running average comes in the place of what it is an average of. UserError where the folder holds none, or others.
+    """
+    steps = checkpoints.steps()
+    if not steps or step and step not in steps:
+        which = f" of step {step}" if step else ""
+        raise UserError(f"{checkpoints.path} has no checkpoint{which} (it has {', '.join(map(str, steps)) or 'none'})")
+    wanted = {"params": params}
+    # Without a step, the newest that is whole; a step that was asked for is that one or an error.
+    found, step = (checkpoints.restore(step, wanted, whole=False), step) if step else checkpoints.restore_latest(wanted, whole=False)
+    kept = {_AVERAGE + path: x for path, x in tree.flatten(params).items() if _AVERAGE + path in checkpoints.leaves(step)}
+    averages = checkpoints.read(step, kept) if kept else {}
+    return overlay(found["params"], {path.removeprefix(_AVERAGE): x for path, x in averages.items()}), step
 
 
 def overlay(params: Params, loaded: dict[str, Array]) -> Params:
@@ -92,15 +127,12 @@ def load(config: Config, params: Params) -> tuple[dict[str, Array], str]:
     nothing, for a parameter without a place here (strict) and for a shape that differs.
     """
     wanted = tree.flatten(params)
-    with Checkpoints(config.path, writing=False) as source:
-        step = config.step or source.latest()
-        if step is None:
-            raise UserError(f"start.path {config.path} holds no checkpoints{_hint(source)}")
-        leaves = source.leaves(step)
+    with _open(config, wanted) as source:
+        leaves = source.leaves
         pairs, unplaced = _pair(config, leaves, wanted)
         take = {place: jax.ShapeDtypeStruct(leaves[name].shape, leaves[name].dtype, sharding=wanted[place].sharding)
                 for place, name in pairs.items()}
-        stored = source.read(step, {pairs[place]: x for place, x in take.items()})
+        stored = source.read({pairs[place]: x for place, x in take.items()})
     loaded = {}
     for place, name in pairs.items():
         # One at a time, so that a change of dtype never holds two copies of the model.
@@ -113,12 +145,50 @@ def load(config: Config, params: Params) -> tuple[dict[str, Array], str]:
         say(f"  fresh  {path}")
     for name in unplaced:
         say(f"  unused {name}")
-    how = (f"{len(loaded)} of {len(wanted)} parameters from step {step} in {config.path}, {len(fresh)} fresh, "
+    how = (f"{len(loaded)} of {len(wanted)} parameters from {source.what}, {len(fresh)} fresh, "
            f"{len(unplaced)} of the other run without a place here")
     return loaded, how
 
 
-def _pair(config: Config, leaves: dict[str, Leaf], wanted: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where weights come from: what is there, by path, and how some of it is read."""
+
+    what: str
+    leaves: Mapping[str, Leaf | folder.Leaf]
+    read: Callable[[dict[str, jax.ShapeDtypeStruct]], dict[str, Array]]
+
+
+def is_folder(config: Config) -> bool:
+    """Whether the weights are those of a Hugging Face folder."""
+    return bool(config.path) and (epath.Path(config.path) / folder.CONFIG).exists()
+
+
+def check(config: Config, model: str, fields: Any, tokenizer: Any) -> None:
+    """UserError when a Hugging Face folder would be read as a model, or in words, that it is not of: shapes do not tell."""
+    if not (config.strict and is_folder(config)):
+        return
+    words = None if config.exclude and re.search(config.exclude, "embed/tokens") else tokenizer
+    if problems := folder.Folder(config.path).misfits(model, fields, words):
+        raise UserError(f"start.path {config.path} is another model's (there -> here): " + "; ".join(problems) + ". `jaxlm hf import` "
+                        "makes a config that fits; start.strict=False takes the weights all the same")
+
+
+@contextlib.contextmanager
+def _open(config: Config, wanted: dict[str, Any]) -> Iterator[_Source]:
+    if is_folder(config):
+        found = folder.Folder(config.path)
+        leaves = {_PARAMS + path: leaf for path, leaf in found.leaves(wanted).items()}
+        yield _Source(config.path, leaves, lambda take: {name: found.read(leaves[name], x) for name, x in take.items()})
+        return
+    with Checkpoints(config.path, writing=False) as source:
+        step = config.step or source.latest()
+        if step is None:
+            raise UserError(f"start.path {config.path} holds no checkpoints{_hint(source)}")
+        yield _Source(f"step {step} in {config.path}", source.leaves(step), lambda take: source.read(step, take))
+
+
+def _pair(config: Config, leaves: Mapping[str, Leaf | folder.Leaf], wanted: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
     """({path here: array there}, arrays there without a place here)."""
     names = {path.removeprefix(_PARAMS): path for path in leaves if path.startswith(_PARAMS)}
     if config.average:

@@ -13,6 +13,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxlm import __version__, build
+from jaxlm.checkpoints import start
 from jaxlm.checkpoints.manager import Checkpoints, Damaged
 from jaxlm.core import files, tree
 from jaxlm.core.errors import UserError
@@ -85,6 +86,14 @@ class Experiment:
         return state.params if found is None else tree.combine(found, state.params)
 
 
+def laid(config: ConfigDict, devices: list | None = None) -> tuple[Any, Any, place.Layout]:
+    """(model, its parameters as shapes with the shardings that the config asks for, the layout)."""
+    layout = place.Layout(mesh.make(build.section(config, "mesh"), devices), build.layout_rules(config))
+    model = build.build(config, "model")
+    where = place.shardings(model.axes(), layout, model.abstract)
+    return model, jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), model.abstract, where), layout
+
+
 def experiment(config: ConfigDict, vocab_size: int, devices: list | None = None) -> Experiment:
     """The experiment of a validated config; model.vocab_size 0 becomes the tokenizer's."""
     if config.model.vocab_size == 0:
@@ -92,8 +101,7 @@ def experiment(config: ConfigDict, vocab_size: int, devices: list | None = None)
     if config.model.vocab_size < vocab_size:
         raise UserError(f"model.vocab_size {config.model.vocab_size} is smaller than the tokenizer's {vocab_size}: "
                         "leave it 0 to take the tokenizer's")
-    layout = place.Layout(mesh.make(build.section(config, "mesh"), devices), build.layout_rules(config))
-    model = build.build(config, "model")
+    model, _, layout = laid(config, devices)
     optimizer = build.section(config, "optimizer")
     trainable = optimizers.trainable(optimizer, model.abstract)
     schedule = schedules.build(build.section(config, "schedule"), optimizer.lr, config.train.steps)
@@ -137,10 +145,12 @@ def check_resume(config: ConfigDict, tokenizer: Any, fingerprint: Any, checkpoin
     # Each micro-batch has its own dropout: with it, their number is part of what is computed.
     drawn = any(config.model[name] for name in config.model if name.endswith("dropout"))
     free = tuple(name for name in FREE if not (drawn and name == "train.accumulate"))
-    changes = [c for c in build.differences(build.from_json(stored["config"], "the checkpoint's config"), config) if not c.startswith(free)]
+    imported = stored["data"] is None  # weights alone, which any text may be trained on
+    changes = [c for c in build.differences(build.from_json(stored["config"], "the checkpoint's config"), config)
+               if not c.startswith(free) and (c.startswith("model.") or not imported)]
     if tokenizers.from_json(stored["tokenizer"]).fingerprint != tokenizer.fingerprint:
         changes.append("the tokenizer is not the checkpoint's")
-    if stored["data"] != fingerprint:
+    if stored["data"] != fingerprint and not imported:
         changes.append("the text is not what the checkpoint was trained on")
     if changes and not config.train.allow_changes:
         raise UserError("this run has a checkpoint that was made with other settings:\n  " + "\n  ".join(changes)
@@ -173,15 +183,11 @@ def open_run(config: ConfigDict, workdir: str, step: int = 0) -> Trained:
     if not (folder / "checkpoints").is_dir():
         raise UserError(f"{folder} holds no checkpoints: is --workdir the folder of a run?")
     with Checkpoints(folder / "checkpoints", build.section(config, "checkpoints"), writing=False) as checkpoints:
-        steps = checkpoints.steps()
-        if not steps or step and step not in steps:
-            raise UserError(f"{folder} has no checkpoint{f' of step {step}' if step else ''} (it has {', '.join(map(str, steps)) or 'none'})")
         tokenizer = tokenizers.from_json(newest_meta(checkpoints)["tokenizer"])
         run = experiment(config, tokenizer.vocab_size)
         with place.use(run.layout):
-            # Without a step, the newest that is whole; a step that was asked for is that one or an error.
-            state, step = (checkpoints.restore(step, run.target), step) if step else checkpoints.restore_latest(run.target)
-    return Trained(run, run.learned(state), tokenizer, step)
+            params, step = start.weights(checkpoints, run.target.params, step)
+    return Trained(run, params, tokenizer, step)
 
 
 def write_once(path: pathlib.Path, content: str) -> None:

@@ -4,7 +4,6 @@ import errno
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -25,17 +24,23 @@ flags.DEFINE_integer("join_seconds", 300, "How long to wait until all processes 
 flags.DEFINE_integer("heartbeat_seconds", 20, "After how long a silent process is lost, and the others stop.", lower_bound=2)
 
 
-def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> None:
-    """Parses the flags and calls command(config). The config is the page (or stored .json) that --config names;
-    with needs_run it may be left out and is then the one that the run in --workdir was started with."""
+def run(command: Callable[..., None], *, needs_run: bool = False, words: tuple[str, ...] = (),
+        page: Callable[..., ConfigDict] | None = None) -> None:
+    """Parses the flags and calls command(config, *words), `words` being what is expected beside flags. The config is the
+    page (or stored .json) that --config names; with needs_run it may be left out and is then the one that the run in
+    --workdir was started with; with `page` it is page(*words)."""
 
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-h", "-help", "help"} & set(argv[1:]):
             messages.usage(command)
         try:
-            rest = FLAGS(_define_config(argv, needs_run))
-            if len(rest) > 1:
-                raise UserError(f"what is '{rest[1]}'? Flags are written --name=value")
+            joined = _joined(argv)
+            given = [a for a in joined[1:] if not a.startswith("-")]
+            if len(given) != len(words):
+                raise UserError(f"what is '{given[len(words)]}'? Flags are written --name=value" if len(given) > len(words)
+                                else f"{words[len(given)]} is missing: see --help")
+            rest = [a for a in joined if a not in given]
+            rest = FLAGS(_define_config(rest, needs_run) if page is None else _declared(page(*given), rest)) + given
             if FLAGS.workdir is None and needs_run:
                 raise UserError("--workdir is missing: name the folder of the run")
             if FLAGS.config is None:
@@ -47,7 +52,7 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
         except Exception as error:  # noqa: BLE001
             _fail(messages.explain(error))
 
-    def guarded(_: Any) -> None:
+    def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # the libraries below tell much that is no concern of the user's
         try:
             if FLAGS.cpu_devices:
@@ -57,7 +62,7 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
                 FLAGS.coordinator, FLAGS.process_count, FLAGS.process_id, join_seconds=FLAGS.join_seconds,
                 heartbeat_seconds=FLAGS.heartbeat_seconds, resume="Start all processes again with the same command: the run goes on "
                 f"from the newest checkpoint in {FLAGS.workdir}")
-            command(FLAGS.config)
+            command(FLAGS.config, *argv[1:])
         except UserError as error:
             _fail(str(error))
         except OSError as error:
@@ -73,13 +78,18 @@ def run(command: Callable[[ConfigDict], None], *, needs_run: bool = False) -> No
     app.run(guarded, flags_parser=parse)
 
 
-def _define_config(argv: list[str], needs_run: bool) -> list[str]:
-    """Declares --config as a page or as a stored config, whichever the arguments name; returns the arguments to parse."""
+def _joined(argv: list[str]) -> list[str]:
+    """The arguments with --config X and --workdir X as one each."""
     joined, skip = [], False
     for first, second in zip(argv, [*argv[1:], ""]):
         if not skip:
             joined.append(f"{first}={second}" if first in ("--config", "--workdir") else first)
         skip = first in ("--config", "--workdir") and not skip
+    return joined
+
+
+def _define_config(joined: list[str], needs_run: bool) -> list[str]:
+    """Declares --config as a page or as a stored config, whichever the arguments name; returns the arguments to parse."""
     value = lambda name: next((a.split("=", 1)[1] for a in joined if a.startswith(f"--{name}=")), "")
     stored = value("config")
     if not stored and needs_run and value("workdir"):
@@ -94,8 +104,11 @@ def _define_config(argv: list[str], needs_run: bool) -> list[str]:
     if not path.is_file():
         raise UserError(f"there is no config '{path}': " + ("is --workdir the folder of a run?" if needs_run else "name a page or a config.json"))
     rest = [a for a in joined if not a.startswith("--config=")]
-    found = build.from_json(path.read_text(), str(path))
-    config_flags.DEFINE_config_dict("config", found, "The stored config.", lock_config=True, sys_argv=rest)
+    return _declared(build.from_json(path.read_text(), str(path)), rest)
+
+
+def _declared(config: ConfigDict, rest: list[str]) -> list[str]:
+    config_flags.DEFINE_config_dict("config", config, "The stored config.", lock_config=True, sys_argv=rest)
     return rest
 
 

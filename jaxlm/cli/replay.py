@@ -74,6 +74,9 @@ def before(run: experiments.Experiment, checkpoints: Checkpoints, latest: int) -
     """The state after the newest whole checkpoint at or before step `latest`, else that of a fresh start; and which."""
     for number in reversed([s for s in checkpoints.steps() if s <= latest]):
         try:
+            if checkpoints.weights_only(number):
+                imported = start.Config(path=str(checkpoints.path), step=number)
+                return run.init(start.load(imported, run.target.params)[0]), f"the imported weights of checkpoint {number}"
             return checkpoints.restore(number, run.target), f"checkpoint {number}"
         except Damaged as error:
             say(f"WARNING: {error}")

@@ -47,6 +47,8 @@ def run_in(workdir: pathlib.Path, config: ConfigDict, stop: Stop) -> None:
         f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), peak {count(peak)} FLOP/s each ({origin})")
     with place.use(run.layout), Checkpoints(workdir / "checkpoints", run.section("checkpoints")) as checkpoints:
         experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
+        if not checkpoints.steps():
+            start.check(run.section("start"), config.model.name, run.section("model"), tokenizer)
         print(build.show(config))
         experiments.write_once(workdir / "config.json", build.to_json(config))
         experiments.write_once(workdir / "tokenizer.json", tokenizer.to_hf_json())

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxlm.core.types import Array
 
+LAYER = "layer"  # the mark on what goes into the first layer and comes out of each
 _POLICIES = jax.checkpoint_policies
 
 # What the backward pass finds saved, from all to nothing; all else of a layer is computed again.
@@ -60,7 +62,10 @@ def run(
     def body(carry: Any, w: Any, layer: Any, inputs: dict[str, Any]) -> tuple[Any, Any]:
         with jax.named_scope("block"):
             layer_key = None if key is None else jax.random.fold_in(key, layer)
-            return call(nnx.merge(graphdef, w), carry, layer, layer_key, inputs)
+            carry, out = call(nnx.merge(graphdef, w), carry, layer, layer_key, inputs)
+            return _marked(carry), out
+
+    carry = _marked(carry)
 
     if scan:
         if remat != "none":
@@ -83,6 +88,12 @@ def run(
         carry, out = step(carry, part[layer])
         outs.append(out)
     return carry, jax.tree.map(lambda *x: jnp.stack(x), *outs)
+
+
+def _marked(carry: Any) -> Any:
+    """The carry with a mark on its first array, the stream itself."""
+    (stream, *rest), structure = jax.tree.flatten(carry)
+    return jax.tree.unflatten(structure, [checkpoint_name(stream, LAYER), *rest])
 
 
 def _unstack(tree: Any, layers: int) -> list:

@@ -31,6 +31,7 @@ _BASE = dict(
 )
 _LLAMA = dict(_BASE, num_key_value_heads=2, head_dim=6, tie_word_embeddings=False)
 _GEMMA = dict(_BASE, num_key_value_heads=2, head_dim=6)
+_ENCODER = dict(_BASE, type_vocab_size=3)
 
 # name: (model class, config class, fields). Windows and first lengths are shorter than LENGTH.
 CASES = {
@@ -112,11 +113,51 @@ CASES = {
             ),
         ),
     ),
+    "bert": ("BertForPreTraining", "BertConfig", _ENCODER),
+    "bert_model": ("BertModel", "BertConfig", dict(_ENCODER, hidden_act="gelu_new")),
+    "roberta": ("RobertaForMaskedLM", "RobertaConfig", dict(_ENCODER, type_vocab_size=1, layer_norm_eps=1e-5)),
+    "albert": ("AlbertForPreTraining", "AlbertConfig", dict(_ENCODER, embedding_size=12, num_hidden_layers=3)),
+    "distilbert": (
+        "DistilBertForMaskedLM",
+        "DistilBertConfig",
+        dict(vocab_size=37, max_position_embeddings=64, n_layers=2, n_heads=4, dim=20, hidden_dim=28, activation="relu"),
+    ),
+    "electra": ("ElectraForPreTraining", "ElectraConfig", dict(_ENCODER, embedding_size=12)),
+    "electra_generator": ("ElectraForMaskedLM", "ElectraConfig", dict(_ENCODER, embedding_size=12)),
+}
+# Their name of each result -> ours.
+RESULTS = {
+    "prediction_logits": "logits",
+    "logits": "logits",
+    "seq_relationship_logits": "pair",
+    "sop_logits": "pair",
+    "pooler_output": "pooled",
+    "last_hidden_state": "hidden",
 }
 
 
+def draw(config, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """tokens, segments and (where there are any) types; the padding of RoBERTa is token 1, by which it counts positions."""
+    padding = 1 if config.model_type == "roberta" else 0
+    tokens = rng.integers(padding + 1, config.vocab_size, (ROWS, LENGTH))
+    segments = np.ones_like(tokens)
+    segments[1, REAL:] = 0
+    tokens[1, REAL:] = padding
+    types = getattr(config, "type_vocab_size", 0) or 0
+    return {"tokens": tokens, "segments": segments} | ({"types": rng.integers(0, types, tokens.shape)} if types else {})
+
+
+def run(model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The results of a reference model, by our names."""
+    names = {"tokens": "input_ids", "segments": "attention_mask", "types": "token_type_ids"}
+    with torch.no_grad():
+        found = model(**{names[key]: torch.tensor(x.astype(np.int64)) for key, x in inputs.items()})
+    return {ours: found[theirs].numpy() for theirs, ours in RESULTS.items() if theirs in found}
+
+
 def make(name: str, seed: int) -> dict[str, np.ndarray]:
-    """config (json), tokens, segments, logits, and the saved tensors: shapes by name (json), weights end to end."""
+    """config (json), what goes in (tokens, segments, types), what comes out, and the saved tensors: shapes by name
+    (json), weights end to end."""
     model_name, config_name, fields = CASES[name]
     config = getattr(transformers, config_name)(**fields, attn_implementation="eager")
     torch.manual_seed(seed)
@@ -126,12 +167,10 @@ def make(name: str, seed: int) -> dict[str, np.ndarray]:
             # Matrices large enough that attention is far from uniform; the rest around what it starts at.
             noise = torch.randn_like(p) * (0.3 if p.ndim > 1 else 0.25)
             p.copy_(torch.clamp(torch.round(((0 if p.ndim > 1 else p) + noise) * STEP), -127, 127) / STEP)
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(1, config.vocab_size, (ROWS, LENGTH))
-    segments = np.ones_like(tokens)
-    segments[1, REAL:] = tokens[1, REAL:] = 0
-    with torch.no_grad():
-        logits = model(torch.tensor(tokens), attention_mask=torch.tensor(segments)).logits.numpy()
+    inputs = draw(config, np.random.default_rng(seed))
+    results = run(model, inputs)
+    if model_name == "ElectraForPreTraining":
+        results = {"discriminator": results["logits"]}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         saved = json.loads((pathlib.Path(folder) / "config.json").read_text())
@@ -140,9 +179,8 @@ def make(name: str, seed: int) -> dict[str, np.ndarray]:
     assert all(np.array_equal(whole[key] / STEP, value) for key, value in weights.items())
     return {
         "config": np.array(json.dumps(saved)),
-        "tokens": tokens.astype(np.int8),
-        "segments": segments.astype(np.int8),
-        "logits": logits.astype(np.float32),
+        **{key: x.astype(np.int8) for key, x in inputs.items()},
+        **results,
         "shapes": np.array(json.dumps({key: x.shape for key, x in whole.items()})),
         "weights": np.concatenate([x.ravel() for x in whole.values()]),
     }

@@ -1,21 +1,13 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """GPT-2 as Hugging Face stores it. Its Conv1D weights are [in, out]: nothing is transposed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-
-from jaxlm.checkpoints.hf import table
-from jaxlm.checkpoints.hf.table import Row
+from jaxlm.checkpoints.hf.table import Format, Row
 from jaxlm.core.errors import UserError
 
-MODEL = "gpt"
-MODEL_TYPES = ("gpt2",)
-PREFIX = "transformer."
-# Causal masks that old files carry, and the head, which is the embedding.
-IGNORE = r"\.attn\.(masked_)?bias$|^lm_head\.weight$"
-
+MODELS = {"gpt2": "gpt"}
 _H, _B = "transformer.h.{}.", "blocks/"
 TABLE = (
     Row("transformer.wte.weight", "embed/tokens"),
@@ -39,6 +31,7 @@ TABLE = (
     Row("lm_head.weight", "head/table"),
 )
 
+# Of several names for one function, the first is what is written.
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -48,7 +41,7 @@ ACTIVATIONS = {
 }
 
 
-def config_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
+def config_from_hf(hf: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
     """Fields of models/gpt.py's Config from a config.json; UserError for what that model cannot do."""
     if (
         hf.get("scale_attn_by_inverse_layer_idx")
@@ -73,10 +66,37 @@ def config_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
         tie_embeddings=hf.get("tie_word_embeddings", True),
         positions="learned",
         bias=True,
+        embed_dropout=float(hf.get("embd_pdrop", 0.1)),
+        attention_dropout=float(hf.get("attn_pdrop", 0.1)),
+        residual_dropout=float(hf.get("resid_pdrop", 0.1)),
+        init_std=float(hf.get("initializer_range", 0.02)),
     )
 
 
-def params_from_hf(tensors: Mapping[str, np.ndarray], abstract: Any) -> dict[str, Any]:
-    """Parameters like `abstract` (the model's) from a file's tensors; UserError when they do not fit."""
-    tied = "head" not in abstract
-    return table.to_params(tensors, TABLE, abstract, prefix=PREFIX, ignore=IGNORE if tied else IGNORE.split("|")[0])
+def config_to_hf(config: Any, kind: str) -> dict[str, Any]:
+    """The config.json of a models/gpt.py Config."""
+    c = config
+    return dict(
+        architectures=["GPT2LMHeadModel"],
+        model_type=kind,
+        vocab_size=c.vocab_size,
+        n_positions=c.max_len,
+        n_layer=c.layers,
+        n_head=c.heads,
+        n_embd=c.embed,
+        n_inner=c.mlp or None,
+        activation_function=next((name for name, ours in ACTIVATIONS.items() if ours == c.activation), c.activation),
+        layer_norm_epsilon=c.norm_eps,
+        tie_word_embeddings=c.tie_embeddings,
+        embd_pdrop=c.embed_dropout,
+        attn_pdrop=c.attention_dropout,
+        resid_pdrop=c.residual_dropout,
+        initializer_range=c.init_std,
+    )
+
+
+def form(kind: str, paths: Collection[str]) -> Format:
+    """The table for a model with these parameters."""
+    # Causal masks that old files carry, and of a tied model the head, which is the embedding.
+    ignore = r"\.attn\.(masked_)?bias$" + ("" if "head/table" in paths else r"|^lm_head\.weight$")
+    return Format(TABLE, prefix="transformer.", ignore=ignore)

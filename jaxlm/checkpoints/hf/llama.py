@@ -1,22 +1,24 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The Llama family as Hugging Face stores it: Llama, Mistral, Qwen 2 and 3, Gemma 1, 2 and 3 (text)."""
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
-
-from jaxlm.checkpoints.hf import table
-from jaxlm.checkpoints.hf.table import Row
+from jaxlm.checkpoints.hf.table import Format, Row
 from jaxlm.core.errors import UserError
 
-MODEL = "llama"
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-PREFIX = "model."
-# Frequencies that old files carry; the head of a tied model, which is the embedding.
-IGNORE = r"rotary_emb\.inv_freq$"
-IGNORE_TIED = IGNORE + r"|^lm_head\.weight$"
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+}
+MODELS = dict.fromkeys(ARCHITECTURES, "llama")
 
 _L, _B = "model.layers.{}.", "blocks/"
 _COMMON = (
@@ -49,6 +51,7 @@ SANDWICH_TABLE = (
     Row(f"{_L}post_feedforward_layernorm.weight", f"{_B}post_norm2/scale"),
 )
 
+# Of several names for one function, the first is what is written.
 ACTIVATIONS = {
     "silu": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -58,11 +61,9 @@ ACTIVATIONS = {
 }
 
 
-def config_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
+def config_from_hf(hf: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
     """Fields of models/llama.py's Config from a config.json, old spelling or new; UserError for what it cannot do."""
     kind = hf["model_type"]
-    if kind not in MODEL_TYPES:
-        raise UserError(f"model_type '{kind}' is none of {', '.join(MODEL_TYPES)}")
     gemma, newer = kind.startswith("gemma"), kind in ("gemma2", "gemma3_text")
     heads, layers = hf["num_attention_heads"], hf["num_hidden_layers"]
     # Gemma 1's files may say "gelu"; the weights were trained with the tanh form, which is what the reference runs.
@@ -94,6 +95,8 @@ def config_from_hf(hf: Mapping[str, Any]) -> dict[str, Any]:
         query_scale=hf["query_pre_attn_scalar"] ** -0.5 if newer else 0.0,
         attention_soft_cap=float(hf.get("attn_logit_softcapping") or 0.0) if newer else 0.0,
         logit_soft_cap=float(hf.get("final_logit_softcapping") or 0.0) if newer else 0.0,
+        attention_dropout=float(hf.get("attention_dropout") or 0.0),
+        init_std=float(hf.get("initializer_range", 0.02)),
     )
     return out | _window(hf, kind, layers) | _rope(hf, kind)
 
@@ -166,12 +169,98 @@ def _yarn_factor(scaling: Mapping[str, Any]) -> float:
     return 0.0
 
 
-def rows(abstract: Any) -> tuple[Row, ...]:
-    """The table that fits a model, by its norms."""
-    return SANDWICH_TABLE if "post_norm1" in abstract["blocks"] else TABLE
+def config_to_hf(config: Any, kind: str) -> dict[str, Any]:
+    """The config.json of a models/llama.py Config as `kind`, rotary fields in both spellings.
+
+    What `kind` has no field for is left out: who reads it back must find the same config.
+    """
+    c = config
+    newer = kind in ("gemma2", "gemma3_text")
+    name = next((name for name, ours in ACTIVATIONS.items() if ours == c.activation), c.activation)
+    out = dict(
+        architectures=[ARCHITECTURES[kind]],
+        model_type=kind,
+        vocab_size=c.vocab_size,
+        max_position_embeddings=c.max_len,
+        num_hidden_layers=c.layers,
+        num_attention_heads=c.heads,
+        num_key_value_heads=c.size_kv_heads,
+        hidden_size=c.embed,
+        head_dim=c.size_head_dim,
+        intermediate_size=c.mlp,
+        rms_norm_eps=c.norm_eps,
+        tie_word_embeddings=c.tie_embeddings,
+        attention_dropout=c.attention_dropout,
+        initializer_range=c.init_std,
+        **{"hidden_activation" if newer else "hidden_act": name},
+    )
+    if kind not in ("mistral", "qwen2"):
+        out["attention_bias"] = c.qkv_bias
+    if kind == "llama":
+        out["mlp_bias"] = c.mlp_bias
+    if newer:
+        out |= dict(
+            query_pre_attn_scalar=round((c.query_scale or c.size_head_dim**-0.5) ** -2),
+            attn_logit_softcapping=c.attention_soft_cap or None,
+            final_logit_softcapping=c.logit_soft_cap or None,
+        )
+    if kind not in ("llama", "gemma"):
+        out["sliding_window"] = c.window or None
+    if newer or kind.startswith("qwen"):
+        local = [c.window > 0 and c.window_pattern[i % len(c.window_pattern)] == "L" for i in range(c.layers)]
+        out["layer_types"] = ["sliding_attention" if x else "full_attention" for x in local]
+        if kind.startswith("qwen"):
+            out["use_sliding_window"] = c.window > 0
+            if any(local):
+                out["max_window_layers"] = local.index(True)
+    return out | _rope_to_hf(c, kind)
 
 
-def params_from_hf(tensors: Mapping[str, np.ndarray], abstract: Any) -> dict[str, Any]:
-    """Parameters like `abstract` (the model's) from a file's tensors; UserError when they do not fit."""
-    ignore = IGNORE if "head" in abstract else IGNORE_TIED
-    return table.to_params(tensors, rows(abstract), abstract, prefix=PREFIX, ignore=ignore)
+def _rope_to_hf(c: Any, kind: str) -> dict[str, Any]:
+    """Readers of the old spelling ignore the new one, and would take 10000 for a theta that they do not find."""
+    scaling: dict[str, Any] = dict(rope_type=c.rope_scaling, factor=c.rope_factor)
+    if c.rope_scaling == "none":
+        scaling = dict(rope_type="default")
+    elif c.rope_scaling != "linear":
+        scaling["original_max_position_embeddings"] = c.rope_original_len
+    if c.rope_scaling == "llama3":
+        scaling |= dict(low_freq_factor=c.rope_low, high_freq_factor=c.rope_high)
+    if c.rope_scaling == "yarn":
+        scaling |= dict(beta_fast=c.rope_beta_fast, beta_slow=c.rope_beta_slow, truncate=c.rope_truncate)
+        if c.rope_attention_factor:
+            scaling["attention_factor"] = c.rope_attention_factor
+    new = dict(scaling, rope_theta=c.rope_theta)
+    out = dict(rope_parameters=new, rope_theta=c.rope_theta)
+    if c.rope_scaling != "none":
+        out["rope_scaling"] = scaling
+    if kind == "gemma3_text":
+        out["rope_local_base_freq"] = c.rope_local_theta
+        out["rope_parameters"] = dict(full_attention=new, sliding_attention=dict(rope_type="default", rope_theta=c.rope_local_theta))
+    return out
+
+
+def canonical(config: Any) -> Any:
+    """The same model with every field that has two spellings, or no effect, in one."""
+    c, default = config, type(config)()
+    unused = {"none": "factor original_len low high", "linear": "original_len low high", "yarn": "low high", "llama3": ""}
+    yarn = "" if c.rope_scaling == "yarn" else " beta_fast beta_slow truncate attention_factor"
+    fields = [f"rope_{name}" for name in (unused.get(c.rope_scaling, "") + yarn).split()]
+    pattern = "".join(c.window_pattern[i % len(c.window_pattern)] for i in range(c.layers))
+    window = c.window if "L" in pattern else 0
+    return dataclasses.replace(
+        c,
+        **{name: getattr(default, name) for name in fields},
+        kv_heads=c.size_kv_heads,
+        head_dim=c.size_head_dim,
+        query_scale=c.query_scale or c.size_head_dim**-0.5,
+        window=window,
+        window_pattern=pattern if window else "L",
+    )
+
+
+def form(kind: str, paths: Collection[str]) -> Format:
+    """The table for a model with these parameters."""
+    # Frequencies that old files carry, and of a tied model the head, which is the embedding.
+    ignore = r"rotary_emb\.inv_freq$" + ("" if "head/table" in paths else r"|^lm_head\.weight$")
+    rows = SANDWICH_TABLE if "blocks/post_norm1/scale" in paths else TABLE
+    return Format(rows, prefix="model.", ignore=ignore)
