@@ -101,9 +101,7 @@ def backend(name: str, q: Array, k: Array, mask: Mask, bias: Array | None = None
 
     UserError when a kernel is named that is not for the platform that the layout is on, or for positions that are split.
     """
-    layout = place.active()
-    platform = jax.default_backend() if layout is None else layout.platform
-    split = place.splits("seq")
+    layout, platform, split = place.active(), place.platform(), place.splits("seq")
     if name == "auto":
         if platform == "cpu":
             return "xla" if split else "xla_cpu"

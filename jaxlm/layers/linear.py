@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 
 from jaxlm.core.types import Array
+from jaxlm.ops import rows
 from jaxlm.parallel import place
 
 Axes = tuple[str | None, ...]
@@ -53,10 +54,10 @@ def einsum(equation: str, x: Array, w: Any, axes: Axes | None = None) -> Array:
 
 
 def _product(equation: str, x: Array, w: Array) -> Array:
-    if not _flat():
+    if not flat():
         return jnp.einsum(equation, x, w)
-    rows = x.ndim - _contracted(equation)
-    lead, inner = x.shape[:rows], x.shape[rows:]
+    free = x.ndim - _contracted(equation)
+    lead, inner = x.shape[:free], x.shape[free:]
     outer = w.shape[len(inner) :]
     # Two-dimensional products: XLA:CPU runs the gradient of a three-dimensional one at half speed.
     out = x.reshape(-1, math.prod(inner)) @ w.reshape(math.prod(inner), -1)
@@ -102,12 +103,10 @@ def _contracted(equation: str) -> int:
     return len(shared)
 
 
-def _flat() -> bool:
-    layout = place.active()
-    if layout is None:
-        return jax.default_backend() == "cpu"
-    # Rows and positions merge into one dimension, which is only possible without moving data if positions are whole.
-    return layout.platform == "cpu" and not place.splits("seq")
+def flat() -> bool:
+    """Whether rows and positions are computed as one dimension: on CPUs, unless positions are split."""
+    # They merge without moving data only if positions are whole.
+    return place.platform() == "cpu" and not place.splits("seq")
 
 
 # The axis of an activation that a weight's dimension meets; absent = whole while computing.
@@ -153,9 +152,12 @@ class Linear(nnx.Module):
     def __call__(self, x: Array) -> Array:
         lead, inner, outer = "abc"[: x.ndim - self.inputs], "uv"[: self.inputs], "xyz"[: len(self.axes) - self.inputs]
         y = einsum(f"{lead}{inner},{inner}{outer}->{lead}{outer}", x, self.kernel.get_value(), self.axes)
-        if self.bias is not None:
-            y = y + row(gathered(self.bias.get_value(), self.axes[self.inputs :]).astype(y.dtype), y.ndim)
-        return y
+        return y if self.bias is None else add_row(y, gathered(self.bias.get_value(), self.axes[self.inputs :]))
+
+
+def add_row(y: Array, b: Array) -> Array:
+    """y + b over the last dimensions, in y's type."""
+    return rows.add(y, b) if flat() else y + row(b.astype(y.dtype), y.ndim)
 
 
 def row(x: Array, rank: int) -> Array:

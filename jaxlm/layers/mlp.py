@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxlm.core.types import Array
 from jaxlm.layers.linear import Init, Linear, normal
 from jaxlm.ops import activations
+from jaxlm.parallel import place
 from jaxlm.parallel.place import constrain
 
 
@@ -36,7 +37,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         with jax.named_scope("mlp"):
-            act = activations.find(self.activation)
+            act = activations.find(self.activation, again=place.platform() == "cpu")
             hidden = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
             hidden = constrain(checkpoint_name(hidden, "mlp_hidden"), "batch", "seq", "act_mlp")
             return constrain(self.down(hidden), "batch", "seq", "act_embed")

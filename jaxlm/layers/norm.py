@@ -7,7 +7,8 @@ from flax import nnx
 from jax import lax
 
 from jaxlm.core.types import Array
-from jaxlm.layers.linear import ones, param, row, zeros
+from jaxlm.layers.linear import flat, ones, param, row, zeros
+from jaxlm.ops import rows
 
 
 class LayerNorm(nnx.Module):
@@ -20,6 +21,9 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         with jax.named_scope("layer_norm"):
+            if flat() and x.ndim == 3:
+                bias = None if self.bias is None else self.bias.get_value()
+                return rows.layer_norm(self.eps, x.reshape(-1, x.shape[-1]), self.scale.get_value(), bias).reshape(x.shape)
             wide = x.astype(jnp.float32)
             wide = wide - jnp.mean(wide, -1, keepdims=True)
             wide = wide * lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + self.eps)
@@ -39,6 +43,8 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         with jax.named_scope("rms_norm"):
+            if flat() and x.ndim == 3:
+                return rows.rms_norm(self.eps, self.offset, x.reshape(-1, x.shape[-1]), self.scale.get_value()).reshape(x.shape)
             wide = x.astype(jnp.float32)
             wide = wide * lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + self.eps)
             return (wide * row(self.offset + self.scale.get_value().astype(jnp.float32), x.ndim)).astype(x.dtype)

@@ -95,40 +95,44 @@ def _xla_cpu(q, k, v, mask, scale, soft_cap, bias, rate, key):
         return _xla(q, k, v, mask, scale, soft_cap, bias, rate, key)
     B, T, N, H = q.shape
     K = k.shape[2]
-    q = (q * jnp.asarray(scale, q.dtype)).transpose(0, 2, 1, 3).reshape(B, K, N // K * T, H)
+    q = q.transpose(0, 2, 1, 3).reshape(B, K, N // K * T, H)
     k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
-    out = _core(q, k, v, masks.dense(mask, T, k.shape[2]))
+    out = _core(scale, q, k, v, masks.dense(mask, T, k.shape[2]))
     return out.reshape(B, N, T, H).transpose(0, 2, 1, 3)
 
 
-_product = partial(lax.dot_general, preferred_element_type=jnp.float32)
+# Scores stay float32. The others are summed in float32 and rounded once, by the library: asked for a float32 result of
+# bfloat16 operands, XLA:CPU would convert the operands first and multiply at half the speed.
+_scores = partial(lax.dot_general, preferred_element_type=jnp.float32)
+_product = lax.dot_general
 _NT = (((3,), (3,)), ((0, 1), (0, 1)))
 _NN = (((3,), (2,)), ((0, 1), (0, 1)))
 
 
-@jax.custom_vjp
-def _core(q: Array, k: Array, v: Array, seen: Array) -> Array:
-    """q [B, K, G*T, H], already scaled; k, v [B, K, S, H]; seen [B or 1, 1, T, S]."""
-    return _core_forward(q, k, v, seen)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _core(scale: float, q: Array, k: Array, v: Array, seen: Array) -> Array:
+    """q [B, K, G*T, H]; k, v [B, K, S, H]; seen [B or 1, 1, T, S]."""
+    return _core_forward(scale, q, k, v, seen)[0]
 
 
-def _core_forward(q, k, v, seen):
+def _core_forward(scale, q, k, v, seen):
     B, K, rows, _ = q.shape
     T, S = seen.shape[-2:]
-    s = _product(q, k, _NT).reshape(B, K, rows // T, T, S)
+    # Scores are scaled and not q: a product whose result is scaled, as that of q's gradient would be, becomes float32.
+    s = scale * _scores(q, k, _NT).reshape(B, K, rows // T, T, S)
     p = _weights(s, seen[:, :, None], 0.0, None).astype(v.dtype).reshape(B, K, rows, S)
-    out = _product(p, v, _NN).astype(v.dtype)
+    out = _product(p, v, _NN)
     return out, (q, k, v, p, out)
 
 
-def _core_backward(saved, d_out):
+def _core_backward(scale, saved, d_out):
     q, k, v, p, out = saved
     # The row sums of P * dP equal those of O * dO, which are H wide and not S.
     delta = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
-    d_s = (p.astype(jnp.float32) * (_product(d_out, v, _NT) - delta)).astype(q.dtype)
+    d_s = (scale * p.astype(jnp.float32) * (_scores(d_out, v, _NT) - delta)).astype(q.dtype)
     d_v = _product(d_out.swapaxes(2, 3), p, _NN).swapaxes(2, 3)
     d_k = _product(q.swapaxes(2, 3), d_s, _NN).swapaxes(2, 3)
-    return _product(d_s, k, _NN).astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype), None
+    return _product(d_s, k, _NN), d_k, d_v, None
 
 
 _core.defvjp(_core_forward, _core_backward)

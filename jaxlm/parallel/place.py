@@ -44,6 +44,12 @@ def active() -> Layout | None:
     return _ACTIVE.get()
 
 
+def platform() -> str:
+    """'cpu', 'gpu' or 'tpu': where the layout in force is, or what jax runs on outside `use`."""
+    layout = active()
+    return jax.default_backend() if layout is None else layout.platform
+
+
 @contextlib.contextmanager
 def use(layout: Layout) -> Iterator[Layout]:
     """Trace and run under this layout. A function jitted under one layout must not be called under another."""

@@ -24,7 +24,7 @@ CASES = {
 def test_flat_is_einsum(equation, monkeypatch):
     x, w = (jnp.asarray(RNG.standard_normal(s), jnp.float32) for s in CASES[equation])
     for flat in (True, False):
-        monkeypatch.setattr(linear, "_flat", lambda flat=flat: flat)
+        monkeypatch.setattr(linear, "flat", lambda flat=flat: flat)
         np.testing.assert_allclose(linear.einsum(equation, x, w), jnp.einsum(equation, x, w), rtol=1e-5, atol=1e-6)
     assert linear.einsum(equation, x.astype(jnp.bfloat16), w).dtype == jnp.bfloat16
 
