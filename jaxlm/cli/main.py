@@ -3,6 +3,7 @@
 import runpy
 import sys
 
+from jaxlm.core import allocator
 from jaxlm.core.errors import nearest
 
 COMMANDS = {
@@ -28,6 +29,8 @@ def main() -> None:
         print(f"jaxlm: there is no command '{name}'{nearest(name, COMMANDS)} (choose from {', '.join(COMMANDS)})", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"jaxlm {name}", *sys.argv[2:]]
+    if name == "train":
+        allocator.keep_memory()  # before jax is imported, which allocates
     runpy.run_module(f"jaxlm.cli.{name}", run_name="__main__", alter_sys=False)
 
 
