@@ -26,7 +26,8 @@ def main(config: ConfigDict) -> None:
     trial = workdir / ".doctor"
     failed = 0
     checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
-        ("versions", selfcheck.versions), ("devices", devices), ("mesh", lambda: [layout(config)]), ("processes", lambda: [selfcheck.members()]),
+        ("versions", selfcheck.versions), ("devices", devices), ("compiler", selfcheck.options),
+        ("mesh", lambda: [layout(config)]), ("processes", lambda: [selfcheck.members()]),
         ("storage", lambda: selfcheck.storage(workdir)), ("all-reduce", selfcheck.network), ("learning", lambda: selfcheck.learning(trial))]
     try:
         for name, check in checks:

@@ -22,7 +22,7 @@ from jaxlm.core.types import Batch, Objective, TrainState
 from jaxlm.data import corpus, pipeline, sampler, store
 from jaxlm.data.tokenizers import tokenizer as tokenizers
 from jaxlm.optim import average, optimizers, schedules
-from jaxlm.parallel import mesh, place, processes
+from jaxlm.parallel import compiler, mesh, place, processes
 from jaxlm.training import evaluate
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
@@ -30,7 +30,9 @@ from jaxlm.training import step as steps
 # What may differ when a run goes on: rhythm, layout and formulation change nothing that is computed.
 FREE = (
     "train.steps", "train.log_every", "train.profile", "train.tensorboard", "train.picture", "train.baseline", "train.sample",
-    "train.accumulate", "train.max_skipped", "train.flights", "train.explode", "train.allow_changes", "eval.", "checkpoints.",
+    "train.accumulate", "train.max_skipped", "train.flights", "train.explode", "train.allow_changes",
+    "train.compiler_options",  # told by cli/compiling.py
+    "eval.", "checkpoints.",
     "generate.", "mesh.", "rules", "table.", "start.", "data.cache_dir", "data.prefetch", "data.verify", "model.scan", "model.remat",
     "model.attention_backend", "objective.chunks")
 
@@ -58,6 +60,11 @@ class Experiment:
     def init(self, loaded: dict[str, Any]) -> TrainState:
         return states.initialise(self.model, self.tx, self.trainable, self.config.seed, self.target, loaded)
 
+    def compiler_options(self) -> dict[str, Any]:
+        """What the step and evaluation are compiled with here."""
+        with place.use(self.layout):
+            return compiler.options(self.config.train.compiler_options)
+
     def batches(self, drawn: Any, start: int, stop: int) -> pipeline.Batches:
         """This host's rows of the batches start to stop, made ready ahead."""
         mine = place.local_rows(self.layout, drawn.batch_size)
@@ -68,7 +75,7 @@ class Experiment:
 
     @functools.cached_property
     def measure(self) -> Callable:
-        return evaluate.make_evaluate(self.loss, self.layout)
+        return evaluate.make_evaluate(self.loss, self.layout, self.compiler_options())
 
     def evaluate(self, params: Any, text: corpus.Corpus, stop: Callable[[], int] = lambda: 0) -> dict[str, float] | None:
         """Held-out figures of these parameters; None when stop() said so on the way."""
@@ -134,7 +141,7 @@ def documents(config: ConfigDict, held_out: bool) -> Iterator[bytes]:
 def meta(run: Experiment, tokenizer: Any, fingerprint: Any) -> dict[str, Any]:
     """What is stored beside the state: enough to go on, to evaluate and to generate without anything else."""
     return {"config": build.to_json(run.config), "tokenizer": tokenizer.to_json(), "data": fingerprint,
-            "versions": {"jaxlm": __version__, "jax": jax.__version__}}
+            "versions": {"jaxlm": __version__, "jax": jax.__version__}, "compiler": run.compiler_options()}
 
 
 def check_resume(config: ConfigDict, tokenizer: Any, fingerprint: Any, checkpoints: Checkpoints) -> None:

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from jaxlm import build
 from jaxlm.cli import messages
 from jaxlm.core.errors import UserError, nearest
-from jaxlm.parallel import processes
+from jaxlm.parallel import compiler, processes
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, tokenizer, config.")
@@ -22,6 +22,8 @@ flags.DEFINE_integer("process_count", 0, "How many processes there are; also JAX
 flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0; also JAXLM_PROCESS_ID.")
 flags.DEFINE_integer("join_seconds", 300, "How long to wait until all processes are there.", lower_bound=1)
 flags.DEFINE_integer("heartbeat_seconds", 20, "After how long a silent process is lost, and the others stop.", lower_bound=2)
+flags.DEFINE_string("compile_cache", "auto", "Folder in which compiled programs are kept, to start faster the next time; off: none. "
+                    "auto: JAX_COMPILATION_CACHE_DIR, or jaxlm/programs in your cache folder.")
 
 
 def run(command: Callable[..., None], *, needs_run: bool = False, words: tuple[str, ...] = (),
@@ -58,6 +60,7 @@ def run(command: Callable[..., None], *, needs_run: bool = False, words: tuple[s
             if FLAGS.cpu_devices:
                 jax.config.update("jax_platforms", "cpu")
                 jax.config.update("jax_num_cpu_devices", FLAGS.cpu_devices)
+            compiler.keep_programs(FLAGS.compile_cache)
             processes.initialise(
                 FLAGS.coordinator, FLAGS.process_count, FLAGS.process_id, join_seconds=FLAGS.join_seconds,
                 heartbeat_seconds=FLAGS.heartbeat_seconds, resume="Start all processes again with the same command: the run goes on "

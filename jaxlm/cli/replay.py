@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.checkpoints import start
 from jaxlm.checkpoints.manager import Checkpoints, Damaged
+from jaxlm.cli import compiling
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
 from jaxlm.cli import record as records
@@ -43,6 +44,7 @@ def main(config: ConfigDict) -> None:
         tokenizer, corpus = experiments.text(config, workdir, stored and tokenizers.from_json(stored["tokenizer"]))
         experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
         run = experiments.experiment(config, tokenizer.vocab_size)
+        compiling.tell_changes(run, checkpoints)
         drawn = sampler.Sampler(corpus.train, config.train.batch_size, config.seed, config.data.shuffle)
         with place.use(run.layout):
             state, origin = before(run, checkpoints, previous)
@@ -92,7 +94,7 @@ def again(run: experiments.Experiment, drawn: sampler.Sampler, state: TrainState
     compiled, closely, look = None, records.look(run), {}
     with run.batches(drawn, begin, at) as source:
         for number, batch in enumerate(progress(run.put(source, drawn.batch_size), "replay", at - begin, "steps"), begin + 1):
-            compiled = compiled or step.compile_step(update, state, batch, run.layout.replicated)
+            compiled = compiled or step.compile_step(update, state, batch, run.layout.replicated, run.compiler_options())
             if number == at and FLAGS.look:
                 look = closely(state, at, batch)  # the step itself consumes the state
             state, measured = compiled(state, batch)

@@ -12,7 +12,7 @@ from jaxlm import build
 from jaxlm.checkpoints import start
 from jaxlm.checkpoints.manager import Checkpoints
 from jaxlm.cli import experiment as experiments
-from jaxlm.cli import finish, record as records
+from jaxlm.cli import compiling, finish, record as records
 from jaxlm.cli import flags as command_line
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
@@ -49,6 +49,7 @@ def run_in(workdir: pathlib.Path, config: ConfigDict, stop: Stop) -> None:
         experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
         if not checkpoints.steps():
             start.check(run.section("start"), config.model.name, run.section("model"), tokenizer)
+        compiling.tell_changes(run, checkpoints)
         print(build.show(config))
         experiments.write_once(workdir / "config.json", build.to_json(config))
         experiments.write_once(workdir / "tokenizer.json", tokenizer.to_hf_json())
@@ -101,7 +102,7 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
         per_step = 3 * flops.count(lambda p, b: run.loss(p, b, None)[0], run.target.params, batch)
         rates = loop.Rates(batch["tokens"].size, per_step, peak * jax.device_count())
         update = step.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, train.accumulate)
-        compiled = step.compile_step(update, state, batch, run.layout.replicated)
+        compiled = step.compile_step(update, state, batch, run.layout.replicated, run.compiler_options())
         with stop.between_steps():
             state = loop.train(
                 state, compiled, itertools.chain([batch], put), train, rates, start=begin, write=record.write, save=save_whole,

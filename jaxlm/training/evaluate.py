@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,9 +27,9 @@ class Config:
 
 
 def make_evaluate(loss: Callable[[Params, Batch, Array | None], tuple[Array, dict[str, Mean]]],
-                  layout: place.Layout) -> Callable[[Params, Batch], dict[str, Mean]]:
-    """The jitted (params, batch) -> Means, without dropout."""
-    return jax.jit(lambda params, batch: loss(params, batch, None)[1], out_shardings=layout.replicated)
+                  layout: place.Layout, options: dict[str, Any] | None = None) -> Callable[[Params, Batch], dict[str, Mean]]:
+    """The jitted (params, batch) -> Means, without dropout; options: the compiler's."""
+    return jax.jit(lambda params, batch: loss(params, batch, None)[1], out_shardings=layout.replicated, compiler_options=options)
 
 
 def evaluate(run: Callable[[Params, Batch], dict[str, Mean]], params: Params, source: Iterable[Batch], count: int,

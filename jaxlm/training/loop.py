@@ -11,6 +11,7 @@ import jax
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import Progress, count, say
 from jaxlm.core.types import Batch, Mean, TrainState
+from jaxlm.parallel import compiler
 from jaxlm.training import metrics as metrics_file
 from jaxlm.training.stop import Interrupted, Stop
 
@@ -28,6 +29,7 @@ class Config:
     explode: float = 0.0  # a gradient norm above so many times the median of the last 50 is recorded; 0.0 = none is
     profile_at: int = 0  # step at which a profile is taken; 0 = never
     profile_steps: int = 3
+    compiler_options: tuple = ()  # "name=value" over the platform's own (parallel/compiler.py); "name=default", "default" take out
     allow_changes: bool = False  # go on with a run although its text, tokenizer or settings have changed
     tensorboard: bool = True
     picture: bool = True  # draw loss.png at the end
@@ -43,6 +45,11 @@ class Config:
                 for name in ("steps", "flights", "explode", "profile_at", "sample_tokens") if getattr(self, name) < 0]
         if self.accumulate >= 1 and self.batch_size % self.accumulate:
             out.append(f"train.batch_size {self.batch_size} is not a multiple of train.accumulate {self.accumulate}")
+        for change in self.compiler_options:
+            try:
+                compiler.parse(change)
+            except ValueError as error:
+                out.append(f"train.compiler_options: {error}")
         if self.baseline not in ("", "trigram"):
             out.append(f"train.baseline is '{self.baseline}': it is 'trigram' or ''")
         return out

@@ -24,7 +24,7 @@ from jaxlm.core import tree
 from jaxlm.models import gpt
 from jaxlm.objectives import causal_lm
 from jaxlm.optim import optimizers, schedules
-from jaxlm.parallel import mesh, place, processes, rules
+from jaxlm.parallel import compiler, mesh, place, processes, rules
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
 
@@ -57,8 +57,24 @@ def versions(found: tuple = VERSIONS) -> Iterator[Finding]:
         yield Finding(name, have, well, f"pip install '{name}{wanted}': other versions were never tested here")
     if jax.__version__.split(".")[:2] != jaxlib.__version__.split(".")[:2]:
         yield Finding("jax and jaxlib", "of different releases", False, f"pip install 'jaxlib=={jax.__version__}'")
-    if jax.default_backend() == "cpu" and number(jax.__version__) < (0, 12):
-        yield Finding("bfloat16", "computed in float32 on this CPU, slowly (jax 0.12 on Python 3.12 does it natively)")
+    if jax.default_backend() == "cpu":
+        yield Finding("bfloat16", bfloat16(number(jax.__version__), pathlib.Path("/proc/cpuinfo")))
+
+
+def bfloat16(jax_version: tuple[int, ...], processor: pathlib.Path) -> str:
+    """What model.dtype='bfloat16' means on this CPU, with this jax."""
+    if jax_version < (0, 12):
+        return "this jax computes bfloat16 products in float32, slowly: jax 0.12, on Python 3.12, does them natively"
+    words = processor.read_text().split() if processor.exists() else []
+    found = [name for name in ("amx_bf16", "avx512_bf16") if name in words]
+    return f"products in it are native ({', '.join(found)}): model.dtype='bfloat16' is the faster one here" if found else \
+        "this processor has no instructions for it: model.dtype='float32' is the faster one here"
+
+
+def options() -> Iterator[Finding]:
+    """What programs are compiled with, of the platform's table."""
+    found = compiler.options()
+    yield Finding("compiler", " ".join(f"{name}={value!r}" for name, value in found.items()) or "default options")
 
 
 def storage(folder: pathlib.Path, megabytes: int = 64) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import optax
 
 from jaxlm.core import tree
 from jaxlm.core.types import Array, Batch, Mean, Objective, Params, TrainState
+from jaxlm.parallel import compiler
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
@@ -84,9 +85,13 @@ def make_step(model: Any, objective: Objective, tx: optax.GradientTransformation
     return step
 
 
-def compile_step(step: Step, state: TrainState, batch: Batch, replicated: jax.sharding.Sharding) -> Any:
-    """The step compiled once, ahead of its first use, for these (abstract or real) arguments; the state is donated."""
+def compile_step(step: Step, state: TrainState, batch: Batch, replicated: jax.sharding.Sharding,
+                 options: dict[str, Any] | None = None) -> Any:
+    """The step compiled once, ahead of its first use, for these (abstract or real) arguments; the state is donated.
+
+    options: the compiler's; None takes those of the platform in parallel/compiler.py.
+    """
     shardings = jax.tree.map(lambda x: x.sharding, state)
     inputs = jax.tree.map(lambda x: x.sharding, batch)
     jitted = jax.jit(step, in_shardings=(shardings, inputs), out_shardings=(shardings, replicated), donate_argnums=0)
-    return jitted.lower(state, batch).compile()
+    return jitted.lower(state, batch).compile(compiler_options=compiler.options() if options is None else options)

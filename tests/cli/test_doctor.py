@@ -35,6 +35,15 @@ def test_versions():
     assert [f.name for f in faults("0.13.0")] == ["flax"] == [f.name for f in faults("0.9.12")]
 
 
+def test_bfloat16_on_this_cpu(tmp_path):
+    """Fails if an old jax or processor passes for one that computes in bfloat16: ask for jax < (0, 1)."""
+    (tmp_path / "new").write_text("flags\t: fpu avx512f avx512_bf16 avx512vbmi\n")
+    (tmp_path / "old").write_text("flags\t: fpu avx512f\n")
+    assert "Python 3.12" in selfcheck.bfloat16((0, 10, 2), tmp_path / "new")
+    assert "native (avx512_bf16)" in selfcheck.bfloat16((0, 12, 0), tmp_path / "new")
+    assert "float32" in selfcheck.bfloat16((0, 12, 0), tmp_path / "old") == selfcheck.bfloat16((0, 12, 0), tmp_path / "absent")
+
+
 def test_a_model_that_does_not_learn(tmp_path, monkeypatch):
     """Fails if the loss is not looked at: `falls = True` in selfcheck.learning."""
     build = selfcheck.schedules.build

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from jaxlm import build
-from jaxlm.cli import experiment, main, train
+from jaxlm.cli import compiling, experiment, main, train
 from jaxlm.core.errors import UserError
 from jaxlm.data.tokenizers import byte
 from tests import tiny
@@ -113,3 +113,14 @@ def test_an_evaluated_run_is_one_line_of_json(tmp_path):
     row = json.loads(done.stdout)
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "eval/loss" in line][-1]
     assert row == logged
+
+
+def test_other_compiler_options_are_told(capsys):
+    """Fails if a run goes on with other roundings without a word: `return` at the start of compiling.tell_changes."""
+    run = types.SimpleNamespace(compiler_options=lambda: {"xla_a": 1})
+    stored = lambda **meta: types.SimpleNamespace(steps=lambda: [1], meta=lambda step: meta)
+    for meta in ({"compiler": {"xla_a": 1}}, {}):  # the same, and a checkpoint that does not know
+        compiling.tell_changes(run, stored(**meta))
+        assert capsys.readouterr().err == ""
+    compiling.tell_changes(run, stored(compiler={}))
+    assert "were the compiler's own and are xla_a=1: results agree to rounding" in capsys.readouterr().err

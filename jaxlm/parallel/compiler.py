@@ -1,0 +1,156 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Compiler options as data: what is set on each platform, why, and on whose word.
+
+They go with a program when it is compiled (`jit(...).lower().compile(compiler_options=...)`), never into the environment
+or the process, so that importing jaxlm changes nothing for others. What this jaxlib does not know is said and left out.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import platform
+import re
+import warnings
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+
+from jaxlm.core.errors import UserError
+from jaxlm.core.log import say
+from jaxlm.parallel import place
+
+Value = bool | int | float | str
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A value, why it is set, and where that is known from."""
+
+    value: Value
+    reason: str
+    source: str
+    call: str = ""  # set only where a bfloat16 product then becomes this library call: else it would only cost
+
+
+_ONEDNN = "__onednn$matmul"
+OPTIONS: dict[str, dict[str, Option]] = {
+    "cpu": {
+        "xla_cpu_experimental_onednn_custom_call": Option(
+            True, "matrix products by oneDNN, which takes every form of them (that of a weight's gradient too) and computes "
+            "in bfloat16 where the processor can", "openxla/xla pull request 31025, jax pull request 33900; measured", _ONEDNN),
+        "xla_cpu_experimental_ynn_fusion_type": Option(
+            "", "oneDNN sees only what YNNPACK has not taken", "jax pull request 33900; measured", _ONEDNN),
+        "xla_cpu_prefer_vector_width": Option(
+            512, "the whole width of AVX-512, where LLVM prefers half of it; without AVX-512 it changes nothing",
+            "LLVM's prefer-vector-width; measured"),
+    },
+    "gpu": {
+        "xla_gpu_enable_latency_hiding_scheduler": Option(
+            True, "communication overlaps with computation", "NVIDIA JAX-Toolbox, which sets it in its images; not measured here"),
+    },
+    # libtpu's own defaults: nothing has been measured that beats them.
+    "tpu": {},
+}
+
+
+def options(changes: Iterable[str] = ()) -> dict[str, Value]:
+    """The options for programs of the layout in force: the platform's table with `changes` ("name=value") over it.
+
+    "name=default" takes a table's option out, and "default" all of them. An option of the table that this jaxlib or
+    processor has not is said once and left out; UserError for one that is asked for and not known.
+    """
+    table, asked = dict(OPTIONS.get(place.platform(), {})), {}
+    for change in changes:
+        name, value = parse(change)
+        if not name:
+            table = {}
+        elif value == "default":
+            table.pop(name, None)
+            asked.pop(name, None)
+        else:
+            table.pop(name, None)
+            asked[name] = value
+    found = _usable(place.platform(), tuple(table.items()))
+    if asked:
+        try:
+            _compiled({**found, **asked})
+        except jax.errors.JaxRuntimeError as error:
+            raise UserError(f"train.compiler_options: {_reason(error)}") from error
+    return {**found, **asked}
+
+
+def parse(change: str) -> tuple[str, Value]:
+    """("name", value) of "name=value", ("", "default") of "default"; ValueError for anything else."""
+    if change == "default":
+        return "", "default"
+    name, equals, text = change.partition("=")
+    if not equals or not re.fullmatch(r"\w+", name):
+        raise ValueError(f"'{change}' is not name=value, as xla_cpu_prefer_vector_width=256; name=default takes one out of jaxlm's "
+                         "own, default all")
+    words = {"true": True, "false": False}
+    return name, words[text.lower()] if text.lower() in words else int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
+def _compiled(chosen: dict[str, Value]) -> str:
+    """A product as it is compiled with these options: one that is large enough for a library to take."""
+    x = jax.ShapeDtypeStruct((512, 512), jnp.bfloat16)
+    return jax.jit(lambda a, b: a @ b).lower(x, x).compile(compiler_options=chosen).as_text()
+
+
+@functools.cache
+def _usable(kind: str, table: tuple[tuple[str, Option], ...]) -> dict[str, Value]:
+    """What of a table this jaxlib knows, and this processor has a use for."""
+    left = dict(table)
+    values = lambda: {name: option.value for name, option in left.items()}
+    while left:
+        try:
+            text = _compiled(values())
+            break
+        except jax.errors.JaxRuntimeError as error:
+            unknown = next((name for name in left if name in str(error)), None)
+            if unknown is None:
+                raise
+            del left[unknown]
+            say(f"jaxlib {jax.lib.__version__} does not take the compiler option {unknown}: left out ({_reason(error)})")
+    absent = [name for name, option in left.items() if option.call and option.call not in text]
+    return {name: value for name, value in values().items() if name not in absent}
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+
+
+def keep_programs(folder: str) -> None:
+    """Keep compiled programs in a folder, so that the same program is compiled once: "auto" or its path; "off" keeps none.
+
+    auto is JAX_COMPILATION_CACHE_DIR where that is set, else a folder of this kind of processor in the user's cache: jax
+    does not ask whether a program was compiled for the processor that it is run on, and a home may be shared by several.
+    """
+    if folder == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if folder == "auto" and jax.config.jax_compilation_cache_dir:
+        return
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    path = cache / "jaxlm" / "programs" / _processor() if folder == "auto" else pathlib.Path(folder).resolve()
+    if not path.is_dir():
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            say(f"compiled programs are not kept: {path}: {error.strerror or error}")
+            return
+        say(f"compiled programs are kept in {path} (--compile_cache=off: they are not)")
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    # A program with oneDNN's calls cannot be kept (jaxlib 0.12); it runs, and is compiled again the next time.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*bad_alloc")
+
+
+def _processor() -> str:
+    """A name for what machine code depends on: eight digits that differ where the processor's abilities do."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else [platform.machine(), platform.processor()]
+    told = sorted({line for line in lines if re.match(r"(flags|Features|model name)\b", line)} or set(lines[:2]))
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]

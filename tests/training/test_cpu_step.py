@@ -1,0 +1,102 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""The compiled training step on a CPU: every matrix product is a library's. No timing, but what a timing would suffer from.
+
+In a process of its own, because tests run with compiler flags that a user's training does not have.
+"""
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxlm import build
+from jaxlm.models import gpt, llama
+from jaxlm.parallel import compiler, mesh, place, rules
+from jaxlm.training import state as states
+from jaxlm.training import step as steps
+
+LAYERS, ROWS, LENGTH, VOCAB = 2, 8, 128, 512  # a product of fewer numbers is not worth a library call, and gets none
+MODELS = {
+    "gpt": lambda dtype: gpt.build(gpt.Config(vocab_size=VOCAB, max_len=LENGTH, layers=LAYERS, heads=4, embed=256, dtype=dtype, scan=False)),
+    "llama": lambda dtype: llama.build(llama.Config(vocab_size=VOCAB, layers=LAYERS, heads=4, kv_heads=2, embed=256, mlp=512, dtype=dtype,
+                                                    scan=False)),
+}
+# XLA:CPU's names for products that a library computes: calls, and fusions that it gets whole.
+ONEDNN = "xla_cpu_experimental_onednn_custom_call"
+CALL = r"custom-call\(.*custom_call_target=\"__onednn\$matmul\""
+LIBRARIES = ("__onednn$", "__ynn_fusion", "__xnn_fusion")
+
+
+def loose_products(text: str) -> list[str]:
+    """The dots of a compiled program that no library computes: the compiler's own loops run them, 3 to 30 times slower."""
+    taken = {name for line in text.splitlines() if any(library in line for library in LIBRARIES)
+             for name in re.findall(r"calls=%?([\w.\-]+)", line)}
+    out, inside = [], ""
+    for line in text.splitlines():
+        if head := re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line):
+            inside = head[1]
+        elif re.search(r"= \S+ dot\(", line) and inside not in taken:
+            out.append(line.strip()[:400])
+    return out
+
+
+def measure(family: str, dtype: str) -> dict:
+    model = MODELS[family](dtype)
+    layout = place.Layout(mesh.make(mesh.Config(data=1), jax.devices()[:1]), rules.find("dp"))
+    tx, trainable = optax.adamw(1e-3), jax.tree.map(lambda _: True, model.abstract)
+    objective = build.find("objective", "causal_lm")
+    ids = jax.ShapeDtypeStruct((ROWS, LENGTH), np.int32, sharding=place.batch_sharding(layout, 2))
+    weights = jax.ShapeDtypeStruct((ROWS, LENGTH), np.float32, sharding=ids.sharding)
+    batch = {"tokens": ids, "targets": ids, "segments": ids, "positions": ids, "weights": weights}
+    with place.use(layout):
+        target = states.abstract(model, tx, trainable, layout)
+        made = steps.make_step(model, objective.build(objective.Config()), tx, optax.constant_schedule(1e-3), trainable)
+        text = steps.compile_step(made, target, batch, layout.replicated).as_text()
+        return {"family": family, "dtype": dtype, "options": compiler.options(), "loose": loose_products(text),
+                "calls": len(re.findall(CALL, text)), "wide": len(re.findall(r"= \(?f32[^=\n]*?" + CALL, text))}
+
+
+def main() -> None:
+    jax.config.update("jax_enable_compilation_cache", False)
+    for family in MODELS:
+        for dtype in ("float32", "bfloat16"):
+            print(json.dumps(measure(family, dtype)), flush=True)
+
+
+@functools.cache
+def report() -> dict[tuple[str, str], dict]:
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    run = subprocess.run([sys.executable, "-c", "from tests.training import test_cpu_step as t; t.main()"],
+                         env={**environment, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return {(row["family"], row["dtype"]): row for row in map(json.loads, run.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", MODELS)
+def test_every_product_is_a_librarys(family, dtype):
+    """Fails if a product comes out in a form that no library takes, or the options that bring the library are not handed
+    on: compile_step with options={}."""
+    row = report()[family, dtype]
+    if ONEDNN in row["options"]:
+        assert row["loose"] == []
+        assert row["calls"] >= 3 * (4 + 2 + 2) * LAYERS + 3, row
+    else:  # older jaxlibs' libraries do not take the form of a weight's gradient, rows times rows, nor all of attention's
+        beyond = ("lhs_contracting_dims={0}, rhs_contracting_dims={0}", "lhs_batch_dims")
+        assert [line for line in row["loose"] if not any(form in line for form in beyond)] == []
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_bfloat16_products_are_bfloat16(family):
+    """Only what must be float32 is: scores, their gradient, logits. Fails if XLA:CPU converts the operands of another, as
+    it does where a float32 result is asked for: preferred_element_type=jnp.float32 for the products of ops/attention.py."""
+    row = report()[family, "bfloat16"]
+    if ONEDNN not in row["options"]:
+        pytest.skip("this jaxlib or processor computes every bfloat16 product in float32")
+    assert row["wide"] == 2 * LAYERS + 1, row
