@@ -9,7 +9,7 @@ from jaxlm.core.log import say
 
 def tell_changes(run: experiments.Experiment, checkpoints: Checkpoints) -> None:
     """Says how this run's compiler options differ from those of its newest checkpoint, which keeps them."""
-    now = run.compiler_options()
+    now = run.compiler_options
     before = experiments.newest_meta(checkpoints).get("compiler", now) if checkpoints.steps() else now
     if before != now:
         say(f"compiler options were {show(before)} and are {show(now)}: results agree to rounding, and no more bit for bit")

@@ -30,11 +30,9 @@ from jaxlm.training import step as steps
 # What may differ when a run goes on: rhythm, layout and formulation change nothing that is computed.
 FREE = (
     "train.steps", "train.log_every", "train.profile", "train.tensorboard", "train.picture", "train.baseline", "train.sample",
-    "train.accumulate", "train.max_skipped", "train.flights", "train.explode", "train.allow_changes",
-    "train.compiler_options",  # told by cli/compiling.py
-    "eval.", "checkpoints.",
-    "generate.", "mesh.", "rules", "table.", "start.", "data.cache_dir", "data.prefetch", "data.verify", "model.scan", "model.remat",
-    "model.attention_backend", "objective.chunks")
+    "train.accumulate", "train.max_skipped", "train.flights", "train.explode", "train.allow_changes", "train.compiler_options", "eval.",
+    "checkpoints.", "generate.", "mesh.", "rules", "table.", "start.", "data.cache_dir", "data.prefetch", "data.verify", "model.scan",
+    "model.remat", "model.attention_backend", "objective.chunks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +58,9 @@ class Experiment:
     def init(self, loaded: dict[str, Any]) -> TrainState:
         return states.initialise(self.model, self.tx, self.trainable, self.config.seed, self.target, loaded)
 
-    def compiler_options(self) -> dict[str, Any]:
-        """What the step and evaluation are compiled with here."""
-        with place.use(self.layout):
-            return compiler.options(self.config.train.compiler_options)
+    @property
+    def compiler_options(self) -> dict[str, Any]:  # of the layout in force
+        return compiler.options(self.config.train.compiler_options)
 
     def batches(self, drawn: Any, start: int, stop: int) -> pipeline.Batches:
         """This host's rows of the batches start to stop, made ready ahead."""
@@ -75,7 +72,7 @@ class Experiment:
 
     @functools.cached_property
     def measure(self) -> Callable:
-        return evaluate.make_evaluate(self.loss, self.layout, self.compiler_options())
+        return evaluate.make_evaluate(self.loss, self.layout, self.compiler_options)
 
     def evaluate(self, params: Any, text: corpus.Corpus, stop: Callable[[], int] = lambda: 0) -> dict[str, float] | None:
         """Held-out figures of these parameters; None when stop() said so on the way."""
@@ -141,7 +138,7 @@ def documents(config: ConfigDict, held_out: bool) -> Iterator[bytes]:
 def meta(run: Experiment, tokenizer: Any, fingerprint: Any) -> dict[str, Any]:
     """What is stored beside the state: enough to go on, to evaluate and to generate without anything else."""
     return {"config": build.to_json(run.config), "tokenizer": tokenizer.to_json(), "data": fingerprint,
-            "versions": {"jaxlm": __version__, "jax": jax.__version__}, "compiler": run.compiler_options()}
+            "versions": {"jaxlm": __version__, "jax": jax.__version__}, "compiler": run.compiler_options}
 
 
 def check_resume(config: ConfigDict, tokenizer: Any, fingerprint: Any, checkpoints: Checkpoints) -> None:

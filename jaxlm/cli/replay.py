@@ -44,9 +44,9 @@ def main(config: ConfigDict) -> None:
         tokenizer, corpus = experiments.text(config, workdir, stored and tokenizers.from_json(stored["tokenizer"]))
         experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
         run = experiments.experiment(config, tokenizer.vocab_size)
-        compiling.tell_changes(run, checkpoints)
         drawn = sampler.Sampler(corpus.train, config.train.batch_size, config.seed, config.data.shuffle)
         with place.use(run.layout):
+            compiling.tell_changes(run, checkpoints)
             state, origin = before(run, checkpoints, previous)
             found, single, look = again(run, drawn, state, previous, at)
     print(f"step {at} of {workdir}, replayed from {origin} on {jax.device_count()} x {jax.devices()[0].device_kind}")
@@ -94,7 +94,7 @@ def again(run: experiments.Experiment, drawn: sampler.Sampler, state: TrainState
     compiled, closely, look = None, records.look(run), {}
     with run.batches(drawn, begin, at) as source:
         for number, batch in enumerate(progress(run.put(source, drawn.batch_size), "replay", at - begin, "steps"), begin + 1):
-            compiled = compiled or step.compile_step(update, state, batch, run.layout.replicated, run.compiler_options())
+            compiled = compiled or step.compile_step(update, state, batch, run.layout.replicated, run.compiler_options)
             if number == at and FLAGS.look:
                 look = closely(state, at, batch)  # the step itself consumes the state
             state, measured = compiled(state, batch)

@@ -102,7 +102,7 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
         per_step = 3 * flops.count(lambda p, b: run.loss(p, b, None)[0], run.target.params, batch)
         rates = loop.Rates(batch["tokens"].size, per_step, peak * jax.device_count())
         update = step.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, train.accumulate)
-        compiled = step.compile_step(update, state, batch, run.layout.replicated, run.compiler_options())
+        compiled = step.compile_step(update, state, batch, run.layout.replicated, run.compiler_options)
         with stop.between_steps():
             state = loop.train(
                 state, compiled, itertools.chain([batch], put), train, rates, start=begin, write=record.write, save=save_whole,

@@ -117,7 +117,7 @@ def test_an_evaluated_run_is_one_line_of_json(tmp_path):
 
 def test_other_compiler_options_are_told(capsys):
     """Fails if a run goes on with other roundings without a word: `return` at the start of compiling.tell_changes."""
-    run = types.SimpleNamespace(compiler_options=lambda: {"xla_a": 1})
+    run = types.SimpleNamespace(compiler_options={"xla_a": 1})
     stored = lambda **meta: types.SimpleNamespace(steps=lambda: [1], meta=lambda step: meta)
     for meta in ({"compiler": {"xla_a": 1}}, {}):  # the same, and a checkpoint that does not know
         compiling.tell_changes(run, stored(**meta))

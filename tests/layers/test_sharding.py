@@ -19,8 +19,8 @@ from jaxlm.ops.loss import cross_entropy
 from jaxlm.parallel import mesh, place, rules
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# No two sizes alike, so that a shape in the compiler's text says what it is.
-ROWS, LENGTH, VOCAB, LAYERS, EMBED, MLP = 16, 24, 128, 3, 64, 192
+# No two sizes alike, nor a device's rows times positions, so that a shape in the compiler's text says what it is.
+ROWS, LENGTH, VOCAB, LAYERS, EMBED, MLP = 16, 22, 128, 3, 64, 192
 MODELS = {
     "gpt": gpt.build(gpt.Config(vocab_size=VOCAB, max_len=LENGTH, layers=LAYERS, heads=4, embed=EMBED, mlp=MLP)),
     "llama": llama.build(llama.Config(vocab_size=VOCAB, layers=LAYERS, heads=4, kv_heads=2, embed=EMBED, mlp=MLP)),
