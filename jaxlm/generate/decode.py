@@ -56,7 +56,7 @@ class Decoder:
 
     def __init__(self, model: Any, eot: int, vocab: int = 0, max_len: int = 0, layout: place.Layout | None = None,
                  draft: Any = None):
-        self.limits = Limits(eot, vocab, max_len)
+        self.limits, self._drafted = Limits(eot, vocab, max_len), draft is not None
         self._loops = (Sampling(Stepper(model, vocab), eot) if draft is None else
                        speculative.Speculative(Stepper(model, vocab), Stepper(draft, vocab), eot, max_len))
         self._programs = Programs(self._compiled, layout)
@@ -125,7 +125,7 @@ class Decoder:
             raise ValueError(f"{len(prompts)} prompts and {rows.size} row names: give one for each prompt, or none")
         batch = padded(prompts, self.limits.width(max(map(len, prompts)), config), self.limits.eot)
         layout, (prefill, loop) = self._programs.get(len(prompts))
-        draw = draw_of(config, bad_words)
+        draw = draw_of(config, bad_words, drafted=self._drafted)
         inputs = to_device((batch, np.uint32(config.seed), rows, np.int32(config.max_new_tokens)), layout)
         cache, now = dispatch(layout, prefill, params, inputs, draw=draw, room=room(config.max_new_tokens))
 

@@ -92,13 +92,14 @@ class Draw:
     typical_p: float
     penalties: Penalties
     stop_at_eot: bool
-    speculate: int
+    speculate: int  # 0 without a draft
 
 
-def draw_of(config: Config, bad_words: tuple[tuple[int, ...], ...] = ()) -> Draw:
+def draw_of(config: Config, bad_words: tuple[tuple[int, ...], ...] = (), drafted: bool = False) -> Draw:
     """The part of the settings that is compiled in; `bad_words` are the config's as token ids."""
     if config.bad_words and not bad_words:
         raise ValueError("bad_words are texts: give their token ids too")
     c = config
     penalties = Penalties(c.repetition_penalty, c.presence_penalty, c.frequency_penalty, c.no_repeat_ngram, bad_words, c.min_new_tokens)
-    return Draw(c.temperature, c.top_k, c.top_p, c.min_p, c.typical_p, penalties, c.stop_at_eot, c.speculate)
+    return Draw(c.temperature, c.top_k, c.top_p, c.min_p, c.typical_p, penalties, c.stop_at_eot,
+                c.speculate if drafted else 0)

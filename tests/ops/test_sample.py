@@ -12,7 +12,7 @@ LOGITS = np.array([1.2, -0.3, 2.0, 0.4, 0.4, -1.5, 1.9, 0.0, -0.7, 3.0], np.floa
 LIMIT = {1: 15.14, 2: 18.42, 3: 21.11, 4: 23.51, 5: 25.74, 6: 27.86, 7: 29.88, 8: 31.83, 9: 33.72}
 
 
-def exact(logits, temperature=1.0, top_k=0, top_p=1.0, valid=0):
+def exact(logits, temperature=1.0, top_k=0, top_p=1.0, valid=0, min_p=0.0, typical_p=1.0):
     """The filtered, renormalised distribution, by its definition."""
     valid = valid or len(logits)
     weight = np.exp(np.asarray(logits[:valid], np.float64) / temperature)
@@ -23,6 +23,15 @@ def exact(logits, temperature=1.0, top_k=0, top_p=1.0, valid=0):
         mass += weight[i] / total
         if mass >= top_p:
             break
+    kept = [i for i in kept if weight[i] >= min_p * weight[ranked[0]]]
+    if typical_p < 1:
+        chance = {i: weight[i] / weight[kept].sum() for i in kept}
+        entropy = -sum(p * np.log(p) for p in chance.values())
+        far = {i: abs(-np.log(chance[i]) - entropy) for i in kept}
+        nearest = sorted(kept, key=far.get)
+        reached = np.cumsum([chance[i] for i in nearest])
+        last = far[nearest[min((reached < typical_p).sum(), len(nearest) - 1)]]
+        kept = [i for i in kept if far[i] <= last]  # equally near ones stay together
     out = np.zeros(len(logits))
     out[kept] = weight[kept] / weight[kept].sum()
     return out
@@ -35,10 +44,13 @@ CASES = [
     dict(top_p=0.8),
     dict(temperature=1.7, top_k=7, top_p=0.85),
     dict(temperature=0.9, top_p=0.95, valid=9),
+    dict(min_p=0.15),
+    dict(typical_p=0.6),
+    dict(temperature=1.4, top_k=8, top_p=0.95, min_p=0.05, typical_p=0.8),
 ]
 
 
-@pytest.mark.parametrize("case, per_row", [(case, False) for case in CASES] + [(CASES[4], True)], ids=str)
+@pytest.mark.parametrize("case, per_row", [(case, False) for case in CASES] + [(CASES[4], True), (CASES[-1], True)], ids=str)
 def test_draws_follow_the_exact_distribution(case, per_row):
     """Fails if top-p drops the id that reaches the mass (`reached < mass`), or reads masses beyond the top k."""
     draws, settings = 20000, {("valid_vocab" if k == "valid" else k): v for k, v in case.items()}
