@@ -176,7 +176,9 @@ def test_a_mesh_changes_nothing(plain, found, name, sizes, rows):
     model, params = plain
     layout = place.Layout(mesh.make(mesh.Config(**sizes)), rules.find(name))
     params = jax.device_put(params, place.shardings(model.axes(), layout, params))
-    got = Beams(model, SAID, VOCAB, max_len=64, layout=layout).run(params, PROMPTS[:rows], BEAMS)
+    beams = Beams(model, SAID, VOCAB, max_len=64, layout=layout)
+    got = beams.run(params, PROMPTS[:rows], BEAMS)
+    assert not params["q"].sharding.is_fully_replicated and ("batch" in beams._programs.get(rows)[0].rules.acts) == (rows == 4)
     assert got.tokens.tolist() == found.tokens[:rows].tolist()
     np.testing.assert_allclose(got.scores, found.scores[:rows], atol=1e-4)
 
