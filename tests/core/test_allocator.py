@@ -6,11 +6,13 @@ import sys
 
 import pytest
 
+from jaxlm.cli import main
 from jaxlm.core import allocator
 
 # 64 MiB taken, written and given back, four times, by a thread: page faults of the last time.
 COUNT = """
 import ctypes, resource, threading
+from jaxlm.cli import main
 from jaxlm.core import allocator
 print(allocator.keep_memory())
 libc = ctypes.CDLL(None)
@@ -52,3 +54,14 @@ def test_left_alone_beside_an_accelerator(monkeypatch):
     monkeypatch.setattr(allocator.glob, "glob", lambda pattern: [pattern] if "nvidia" in pattern else [])
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: pytest.fail("the allocator was touched"))
     assert not allocator.keep_memory()
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "generate"])
+def test_set_for_training_and_before_jax(command, monkeypatch):
+    """Fails if main sets it for every command, or after the command's module (and with it jax) is loaded."""
+    done = []
+    monkeypatch.setattr(main.sys, "argv", ["jaxlm", command])
+    monkeypatch.setattr(main.allocator, "keep_memory", lambda: done.append("allocator"))
+    monkeypatch.setattr(main.runpy, "run_module", lambda name, **_: done.append(name))
+    main.main()
+    assert done == ["allocator"] * (command == "train") + [f"jaxlm.cli.{command}"]
