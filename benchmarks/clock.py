@@ -9,6 +9,7 @@ import os
 import pathlib
 import resource
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
 # Steps are judged in stretches at least so long: the system counts its time in hundredths of a second.
@@ -32,6 +33,7 @@ class Clock:
     def __init__(self, phases: list[tuple[int, int, float]], began: float, report: TextIO, commands: TextIO):
         self.phases, self.began, self._report, self._commands = phases, began, report, commands
         self.notes: dict[str, Any] = {}
+        self.device_peak: Callable[[], int | None] = lambda: None
         self._phase, self._marks, self._losses = 0, [_mark()], []
         self._first: float | None = None
 
@@ -53,7 +55,7 @@ class Clock:
         rest()
         self.send({"phase": self._phase, "first": self._first, "losses": self._losses if not self._phase else [],
                    "seconds": [float(f"{s:.5g}") for s in seconds], "quiet": quiet, "cpu_seconds": round(own, 4),
-                   "peak_bytes": peak_bytes()})
+                   "peak_bytes": peak_bytes(), "device_peak_bytes": self.device_peak()})
         self._phase += 1
         if self._phase == len(self.phases) or not self.wait():
             raise Done

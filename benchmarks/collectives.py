@@ -60,7 +60,7 @@ def measure(devices: int, scan: bool = True) -> dict[str, Any]:
     """
     s = SHAPES[NAME]
     model = gpt.build(gpt.Config(vocab_size=96, max_len=s.length, layers=s.layers, heads=s.heads, embed=s.embed, scan=scan))
-    layout = place.Layout(mesh.make(mesh.Config(data=1, fsdp=devices)), rules.RULES["fsdp"])
+    layout = place.Layout(mesh.make(mesh.Config(data=1, fsdp=devices), jax.devices()[:devices]), rules.RULES["fsdp"])
     objective = build.find("objective", "causal_lm")
     tx, trainable = optax.adamw(1e-3), jax.tree.map(lambda _: True, model.abstract)
     with place.use(layout):
@@ -80,5 +80,8 @@ def measure(devices: int, scan: bool = True) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-    print(json.dumps(measure(int(sys.argv[1]), sys.argv[2] == "scan")))
+    counts = [int(n) for n in sys.argv[1].split(",")]
+    jax.config.update("jax_num_cpu_devices", max(counts))
+    for count in counts:
+        for scan in (True, False):
+            print(json.dumps(measure(count, scan)), flush=True)

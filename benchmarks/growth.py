@@ -5,6 +5,7 @@ python -m benchmarks.growth [--shape=...] [--platform=gpu]
 """
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -34,20 +35,20 @@ def main(arguments: list[str] | None = None) -> list[dict]:
             shape = dataclasses.replace(base, layers=depth)
             runner.case("train", f"{name}: depth {depth}", shape, a.dtype, entrants, phases=[(0, 2, 0.0), *rounds], fresh=gpu,
                         weights=shape.parameters < 1e9, compare=shape.parameters < 1e9, table="growth")
-        for count in numbers(a.devices):
-            for scan in (True, False):
-                runner.add({"kind": "collectives", "shape": collectives.NAME, "dtype": "float32", "rows": [], **measured(count, scan)})
+        for found in measured(a.devices) if a.devices else ():
+            runner.add({"kind": "collectives", "shape": collectives.NAME, "dtype": "float32", "rows": [], **found})
     print(report.text(runner.document()))
     return runner.cases
 
 
-def measured(devices: int, scan: bool) -> dict:
-    """`collectives.measure` in a process with that many virtual devices."""
-    command = [sys.executable, "-m", "benchmarks.collectives", str(devices), "scan" if scan else "unrolled"]
-    ran = subprocess.run(command, cwd=machine.ROOT, capture_output=True, text=True)
+def measured(devices: str) -> list[dict]:
+    """`collectives.measure` for each number of virtual devices, scanned and unrolled, in a process of its own."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run([sys.executable, "-m", "benchmarks.collectives", devices], cwd=machine.ROOT, capture_output=True, text=True,
+                         env=environment)
     if ran.returncode:
         raise RuntimeError(ran.stderr[-2000:])
-    return json.loads(ran.stdout.splitlines()[-1])
+    return [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("{")]
 
 
 if __name__ == "__main__":

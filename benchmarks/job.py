@@ -66,6 +66,8 @@ def main(path: str, report: int) -> None:
         try:
             module = importlib.import_module(contenders.find(job.contender).module)
             clock.note(import_seconds=round(time.time() - job.began, 3), import_bytes=peak_bytes("VmRSS"))
+            # How it asks its devices for their peak, where they have memory of their own.
+            clock.device_peak = getattr(module, "device_peak", clock.device_peak)
             if not hasattr(module, job.kind):
                 raise Absent(f"has no '{job.kind}'")
             getattr(module, job.kind)(job, clock)

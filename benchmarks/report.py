@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Tables with ratios from the JSON that suites write: python -m benchmarks.report FILE... (markdown on standard output)"""
+"""Tables with ratios from the JSON that suites write: python -m benchmarks.report [--short] FILE... (markdown)"""
 import json
 import pathlib
 import sys
@@ -9,8 +9,8 @@ from benchmarks import tables
 
 
 def main(paths: list[str]) -> None:
-    for path in paths:
-        print(text(json.loads(pathlib.Path(path).read_text())))
+    documents = [json.loads(pathlib.Path(path).read_text()) for path in paths if path != "--short"]
+    print("\n".join(tables.short(documents) if "--short" in paths else map(text, documents)))
 
 
 def text(document: dict[str, Any]) -> str:

@@ -77,7 +77,7 @@ SHAPES = {
     "gpt2_124m": Shape(**_GPT2, length=1024, batch=1),
     # One GPU with 80 GB or more.
     "gpt2_124m_gpu": Shape(**_GPT2, length=1024, batch=64, chunks=8),
-    "llama_1b3_gpu": Shape(**_LLAMA_1B, length=4096, batch=8, chunks=4),
+    "llama_1b3_gpu": Shape(**_LLAMA_1B, length=4096, batch=4, chunks=4),
     "llama2_7b_gpu": Shape(**_LLAMA_7B, length=4096, batch=2, remat="names"),
     # Decoding reads weights: batch is the number of streams, length the context.
     "gpt2_124m_decode": Shape(**_GPT2, length=256, batch=1),

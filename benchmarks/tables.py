@@ -54,16 +54,26 @@ def train(case: Case, document: dict) -> list[str]:
         steps, dropped = quiet(row)
         middle = statistics.median(steps)
         flops = case["flops_per_token"] * case["tokens"] / middle
-        notes = row.get("notes", {})
-        peak = notes.get("device_peak_bytes") or max(r["peak_bytes"] for r in row["rounds"][1:])
+        peak = max(r.get("device_peak_bytes") or r["peak_bytes"] for r in row["rounds"][1:])
         cells = [label(row), f"{middle * 1e3:.1f}", *(f"{quantile(steps, q) * 1e3:.1f}" for q in (0.95, 0.99)),
                  f"{case['tokens'] / middle:,.0f}",
                  f"{flops / 1e9:,.0f}", f"{flops / roof:.1%}" if roof else "", f"{middle / ours:.2f}" if ours else "",
                  f"{row['rounds'][0]['first']:.1f}", f"{peak / 1e9:.2f}", f"{len(steps)} ({'none quiet' if dropped < 0 else dropped})",
                  ", ".join(f"{statistics.median(r['seconds']) * 1e3:.1f}" for r in row["rounds"][1:]), f"{row.get('parity', 0):.1e}"]
         out.append(line(*cells))
-    return out
+    return [*out, *overhead(timed)]
 
+
+def overhead(timed: list[Row]) -> list[str]:
+    """What jaxlm's loop costs over its own step and over the hand-written one, how even its steps are, how long it waits for data."""
+    rows = {row["contender"]: row for row in timed if not row["python"]}
+    if "jaxlm" not in rows:
+        return []
+    steps, waits = quiet(rows["jaxlm"])[0], rows["jaxlm"].get("notes", {}).get("data_wait", [])
+    told = [f"p99 / p50 {quantile(steps, 0.99) / statistics.median(steps):.3f}"]
+    told += [f"data wait {statistics.median(waits):.2%} of the time"] if waits else []
+    told += [f"{median(rows['jaxlm']) / median(rows[other]) - 1:+.1%} over {other}" for other in ("jaxlm_step", "bare") if other in rows]
+    return ["", "jaxlm: " + ", ".join(told)]
 
 
 def decode(case: Case, document: dict) -> list[str]:
@@ -136,7 +146,7 @@ def compile_time(case: Case, document: dict) -> list[str]:
 
 def memory(case: Case, document: dict) -> list[str]:
     """A process's peak, and on a CPU the part of it that importing the framework does not explain."""
-    device = lambda row: row["notes"].get("device_peak_bytes")
+    device = lambda row: row["rounds"][-1].get("device_peak_bytes")
     peak = lambda row: device(row) or row["rounds"][-1]["peak_bytes"]
     own = lambda row: peak(row) - (0 if device(row) else row["notes"].get("import_bytes", 0))
     ok = [row for row in case["rows"] if row["status"] == "ok"]
@@ -172,6 +182,29 @@ def collectives(case: Case, document: dict) -> list[str]:
     layers = "scanned" if case["scan"] else "unrolled"
     return [f"- {case['devices']} devices, {case['shape']}, fsdp, {layers}: {counts}; {part('gathered')}; {part('summed')}; "
             f"{case['other']:,} otherwise; state {case['state_bytes_per_device']:,} bytes a device"]
+
+
+# The columns of the short table: a heading and the contenders of which the fastest stands in it.
+SHORT = {"jaxlm": ("jaxlm",), "hand-written jit step": ("bare",), "torch as installed": ("torch_eager", "torch_compiled"),
+         "torch, tuned allocator": ("torch_eager_tuned", "torch_compiled_tuned"), "Trainer": ("hf_trainer", "hf_trainer_compiled"),
+         "nanodo": ("nanodo",)}
+
+
+def short(documents: list[dict]) -> list[str]:
+    """One line a shape and type over all documents: milliseconds, and in brackets how many times jaxlm's."""
+    out = header("step of", "type", *(f"{heading}, ms" for heading in SHORT))
+    for document in documents:
+        for case in (c for c in document["cases"] if c["kind"] == "train"):
+            timed = [row for row in case["rows"] if row["status"] == "ok" and len(row["rounds"]) > 1]
+            best = {h: min((median(r) for r in timed if r["contender"] in names and not r["python"]), default=0.0)
+                    for h, names in SHORT.items()}
+            if not best["jaxlm"]:
+                continue
+            shown = lambda t: f"{t * 1e3:,.0f} ({t / best['jaxlm']:.2f}x)" if t else ""
+            f = case["fields"]
+            out.append(line(f"{case['shape']}, {f['batch']} x {f['length']}", case["dtype"], f"{best['jaxlm'] * 1e3:,.0f}",
+                            *(shown(best[h]) for h in SHORT if h != "jaxlm")))
+    return out
 
 
 TABLES: dict[str, Callable[[Case, dict], list[str]]] = {

@@ -40,15 +40,18 @@ def one(runner: run.Runner, name: str, shape: shapes.Shape, dtype: str, entrants
     fresh = gpu if a.fresh < 0 else bool(a.fresh)
     rounds = [(a.warm, a.steps, a.seconds)] * a.rounds
     parity = (0, a.parity_steps, 0.0)
+    # A new process each round need not compile again.
+    folders = {"JAX_COMPILATION_CACHE_DIR": "jax", "TORCHINDUCTOR_CACHE_DIR": "torch"} if fresh else {}
+    cache = {variable: str(runner.scratch / folder) for variable, folder in folders.items()}
     if shape.parameters < EXPORTED:
-        runner.case("train", name, shape, dtype, entrants, phases=[parity, *rounds], fresh=fresh)
+        runner.case("train", name, shape, dtype, entrants, phases=[parity, *rounds], fresh=fresh, environment=cache)
         return
     small = dataclasses.replace(shape, layers=2, batch=1)
     gate = runner.case("train", f"{name}: parity with 2 layers", small, dtype, entrants, phases=[parity], fresh=True)
     refused = {e for e, row in zip(entrants, gate["rows"]) if row["status"] != "ok"}
     print(f"# not timed: {', '.join(sorted(refused)) or 'none'}", file=sys.stderr)
     runner.case("train", name, shape, dtype, [e for e in entrants if e not in refused], phases=[(0, 1, 0.0), *rounds], fresh=True,
-                compare=False, weights=False)
+                compare=False, weights=False, environment=cache)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 Parameters are a dict under Hugging Face's names. Products are two-dimensional and attention's gradients avoid transposed
 products, which is what XLA's CPU libraries take.
 """
-import os
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from jax import lax
 
 from benchmarks import data
 from benchmarks.clock import Clock
+from benchmarks.contenders.jax_memory import device_peak  # noqa: F401 - asked for by the job
 from benchmarks.job import Job
 from benchmarks.shapes import Shape
 
-# Asked for by name at the compiler; where it does not know them, its defaults serve.
+# Where the compiler does not know one, its defaults serve.
 CPU_OPTIONS = {"xla_cpu_experimental_onednn_custom_call": True, "xla_cpu_prefer_vector_width": 512,
                "xla_cpu_experimental_ynn_fusion_type": ""}
 
@@ -43,9 +44,8 @@ def attend_cpu(q, k, v):  # [B, H, T, d], q already scaled
 
 
 def _attend_cpu(q, k, v):
-    T = q.shape[2]
     s = lax.dot_general(q, k, _NT, preferred_element_type=jnp.float32)
-    s = jnp.where(jnp.tril(jnp.ones((T, T), bool)), s, -1e30)
+    s = jnp.where(jnp.tril(jnp.ones(s.shape[2:], bool)), s, -1e30)
     p = jax.nn.softmax(s, -1).astype(v.dtype)
     return lax.dot_general(p, v, _NN), (q, k, v, p)
 
@@ -68,7 +68,7 @@ def attention(q, k, v, cpu):  # [B, T, heads, d]
         return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
     if k.shape[2] != q.shape[2]:
         k, v = (jnp.repeat(x, q.shape[2] // k.shape[2], 2) for x in (k, v))
-    q, k, v = ((x.transpose(0, 2, 1, 3)) for x in (q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), k, v))
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), k, v))
     return attend_cpu(q, k, v).transpose(0, 2, 1, 3)
 
 
@@ -81,15 +81,12 @@ def rotate(x, length):
 
 
 def loss(p, tokens, targets, s: Shape, dtype, cpu):
-    B, T = tokens.shape
-    llama = s.family == "llama"
+    (B, T), llama = tokens.shape, s.family == "llama"
     w = lambda name: p[name].astype(dtype)
     linear = lambda x, name: x @ w(name + ".weight").T if llama else x @ w(name + ".weight") + w(name + ".bias")
     heads = lambda x, n: x.reshape(B, T, n, s.head_dim)
     table = p["model.embed_tokens.weight" if llama else "transformer.wte.weight"]
-    x = table[tokens.reshape(-1)].astype(dtype)
-    if not llama:
-        x = (table[tokens] + p["transformer.wpe.weight"][:T]).astype(dtype).reshape(B * T, -1)
+    x = (table[tokens] if llama else table[tokens] + p["transformer.wpe.weight"][:T]).astype(dtype).reshape(B * T, -1)
     for i in range(s.layers):
         n = f"model.layers.{i}." if llama else f"transformer.h.{i}."
         y = norm(x, p, n + ("input_layernorm" if llama else "ln_1"), llama)
@@ -135,23 +132,19 @@ def make_step(job: Job):
 
 def compile_step(step, platform, *args):
     lowered = jax.jit(step, donate_argnums=0).lower(*args)
-    if platform == "cpu" and os.environ.get("BENCHMARKS_PLAIN_XLA") is None:
-        try:
-            return lowered.compile(CPU_OPTIONS)
-        except jax.errors.JaxRuntimeError:
-            pass
-    return lowered.compile()
+    try:
+        return lowered.compile(CPU_OPTIONS if platform == "cpu" else {})
+    except jax.errors.JaxRuntimeError:
+        return lowered.compile()
 
 
 def train(job: Job, clock: Clock) -> None:
     given = data.weights(job.path) if job.has_weights else data.draw(job.shape)
     state = (*({name: jnp.array(x) * scale for name, x in given.items()} for scale in (1, 0, 0)), jnp.float32(0))
-    del given
     batches = [tuple(map(jnp.asarray, pair)) for pair in data.batches(job.path, job.shape)]
-    step, last, number = compile_step(make_step(job), job.platform, state, *batches[0]), None, 0
-    while True:
-        state, value = step(state, *batches[number % len(batches)])
-        # The loss of the step before, so that the device always has work.
-        if last is not None:
+    step, last = compile_step(make_step(job), job.platform, state, *batches[0]), None
+    for batch in itertools.cycle(batches):
+        state, value = step(state, *batch)
+        if last is not None:  # the loss of the step before, so that the device always has work
             clock.tick(np.asarray(last))
-        last, number = value, number + 1
+        last = value

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from benchmarks import data
 from benchmarks.clock import Absent, Clock
 from benchmarks.contenders import torch_memory
+from benchmarks.contenders.torch_memory import device_peak  # noqa: F401 - asked for by the job
 from benchmarks.job import Job
 from benchmarks.shapes import Shape
 
@@ -69,12 +70,11 @@ class InOrder(transformers.Trainer):
 class Tick(transformers.TrainerCallback):
     """After each optimizer step: the loss of the one before, as for the others."""
 
-    def __init__(self, clock: Clock, device: str):
-        self.clock, self.device, self.trainer, self.last = clock, device, None, None
+    def __init__(self, clock: Clock):
+        self.clock, self.trainer, self.last = clock, None, None
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.last is not None:
-            torch_memory.note(self.clock, self.device)
             self.clock.tick(self.last.item())
         self.last = self.trainer.seen
 
@@ -96,7 +96,7 @@ def train(job: Job, clock: Clock) -> None:
             remove_unused_columns=False, dataloader_pin_memory=job.platform == "gpu")
     except ImportError as error:
         raise Absent(f"transformers {transformers.__version__}: {str(error).strip().splitlines()[0]}") from error
-    tick = Tick(clock, "cuda" if job.platform == "gpu" else "cpu")
+    tick = Tick(clock)
     trainer = InOrder(model, arguments, train_dataset=Rows(job), callbacks=[tick], clock=clock)
     tick.trainer = trainer
     clock.note(allocator=torch_memory.allocator())

@@ -1,10 +1,8 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""What torch contenders say of memory: which allocator serves the process, and the most a GPU has held."""
+"""What torch contenders say of memory: which allocator serves the process, and the most that a GPU has held."""
 import os
 
 import torch
-
-from benchmarks.clock import Clock
 
 
 def allocator() -> str:
@@ -15,6 +13,6 @@ def allocator() -> str:
     return f"glibc {os.environ.get('GLIBC_TUNABLES', '')}".strip()
 
 
-def note(clock: Clock, device: str) -> None:
-    if device == "cuda":
-        clock.note(device_peak_bytes=torch.cuda.max_memory_allocated())
+def device_peak() -> int | None:
+    """Bytes; None without a GPU."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

@@ -2,12 +2,12 @@
 """What fully sharded training sends is what the formula says, within 2 %, on any number of devices."""
 import pytest
 
-from benchmarks import collectives, growth
+from benchmarks import collectives
 
 
 @pytest.fixture(scope="module")
 def seen():
-    return {devices: growth.measured(devices, scan=True) for devices in (2, 4)}
+    return {devices: collectives.measure(devices) for devices in (2, 4)}
 
 
 @pytest.mark.parametrize("devices", [2, 4])
