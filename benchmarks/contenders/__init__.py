@@ -19,14 +19,12 @@ class Contender:
 
 # glibc that neither maps nor trims: memory that a step has used stays with the process.
 GLIBC_KEEPS = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.top_pad=268435456"}
-# The same in one heap for all threads, which is where XLA's working memory comes from (and what slows torch).
-ONE_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.arena_max=1"}
 _HERE = "benchmarks.contenders."
 
 CONTENDERS = {c.name: c for c in (
     Contender("limits_jax", _HERE + "limits_jax", "products, copy and read rates through jax"),
     Contender("limits_torch", _HERE + "limits_torch", "the same through torch"),
-    Contender("bare", _HERE + "bare", "a hand-written jit step of the same mathematics, no framework", environment=ONE_HEAP),
+    Contender("bare", _HERE + "bare", "a hand-written jit step of the same mathematics, no framework"),
     Contender("jaxlm", _HERE + "jaxlm_loop", "jaxlm, the loop of `jaxlm train` with its records and prefetch"),
     Contender("jaxlm_step", _HERE + "jaxlm_step", "jaxlm's compiled step in a bare loop, batches already on the device"),
     Contender("torch_eager", _HERE + "torch_minimal", "a minimal torch model and loop, fused AdamW", {"compile": False}),

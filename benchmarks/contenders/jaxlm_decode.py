@@ -11,7 +11,6 @@ from benchmarks.clock import Clock
 from benchmarks.contenders import jaxlm_page
 from benchmarks.job import Job
 from jaxlm import build
-from jaxlm.core import tree
 from jaxlm.generate import decode as decoding
 from jaxlm.generate.settings import Config
 
@@ -21,8 +20,7 @@ def decode(job: Job, clock: Clock) -> None:
     config.model.param_dtype = job.dtype  # decoding reads weights: they are stored in the type they are used in
     model = build.build(config, "model")
     if job.has_weights:
-        found = jaxlm_page.HF[job.shape.family].params_from_hf(data.weights(job.path), model.abstract)
-        params = tree.unflatten({path: jax.device_put(x) for path, x in tree.flatten(found).items()})
+        params = jaxlm_page.params(job, model.abstract)
     else:
         params = jax.jit(model.init)(jax.random.key(0))
     decoder = decoding.Decoder(model, eot=0, max_len=job.shape.length)

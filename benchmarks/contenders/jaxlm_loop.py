@@ -1,11 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """jaxlm as `jaxlm train` runs it: the command's own loop, prefetch, records and metrics; only the text and weights are given."""
-try:
-    from jaxlm.core import allocator
-
-    allocator.keep_memory()
-except ImportError:
-    pass
 import jax
 from absl import flags
 
@@ -13,13 +7,14 @@ from benchmarks.clock import Clock, Done
 from benchmarks.contenders import jaxlm_page
 from benchmarks.contenders.jax_memory import device_peak  # noqa: F401 - asked for by the job
 from benchmarks.job import Job
+from jaxlm import build
 from jaxlm.checkpoints.manager import Checkpoints
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import record as records
 from jaxlm.cli import train as command
-from jaxlm import build
 from jaxlm.parallel import place
 from jaxlm.training import flops, metrics
+from jaxlm.training.stop import Stop
 
 
 def train(job: Job, clock: Clock) -> None:
@@ -31,9 +26,9 @@ def train(job: Job, clock: Clock) -> None:
     peak, _ = flops.peak(jax.local_devices()[0])
     _tick_after_each_step(clock)
     try:
-        with place.use(run.layout), Checkpoints(workdir / "checkpoints", run.section("checkpoints")) as checkpoints:
+        with place.use(run.layout), Stop() as stop, Checkpoints(workdir / "checkpoints", run.section("checkpoints")) as checkpoints:
             command.fit(run, jaxlm_page.state(job, run), build.build(config, "tokenizer", None), jaxlm_page.text(job), checkpoints,
-                        workdir, peak)
+                        workdir, peak, stop)
     except Done:
         rows = metrics.read(workdir / "metrics.jsonl")
         clock.note(data_wait=[round(row["train/data_wait"], 5) for row in rows][1:])  # the first row holds the start

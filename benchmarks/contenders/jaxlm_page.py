@@ -7,12 +7,13 @@ import numpy as np
 from benchmarks import data
 from benchmarks.job import Job
 from jaxlm import build
-from jaxlm.checkpoints.hf import gpt2, llama
+from jaxlm.checkpoints.hf import families, table
 from jaxlm.cli import experiment as experiments
 from jaxlm.core import tree
 from jaxlm.data import corpus, pack, store
 
-HF = {"gpt": gpt2, "llama": llama}
+# As Hugging Face calls the families of shapes.
+MODEL_TYPES = {"gpt": "gpt2", "llama": "llama"}
 
 
 def config(job: Job):
@@ -49,8 +50,13 @@ def state(job: Job, run: experiments.Experiment):
     """The state from the exported weights, or fresh where there are none."""
     if not job.has_weights:
         return run.init({})
-    found = HF[job.shape.family].params_from_hf(data.weights(job.path), run.model.abstract)
-    return run.init(tree.flatten(found))
+    return run.init(tree.flatten(params(job, run.target.params)))
+
+
+def params(job: Job, target):
+    """The exported weights as parameters like `target`."""
+    form = families.form({"model_type": MODEL_TYPES[job.shape.family]}, tree.paths(target))
+    return table.to_params(data.weights(job.path), form, target)
 
 
 def scratch(job: Job) -> pathlib.Path:

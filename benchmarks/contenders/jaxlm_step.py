@@ -1,11 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """jaxlm's compiled step and nothing of its loop: what the loop, prefetch and records cost is the difference to jaxlm_loop."""
-try:
-    from jaxlm.core import allocator
-
-    allocator.keep_memory()
-except ImportError:
-    pass
 import itertools
 
 import jax
