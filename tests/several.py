@@ -72,7 +72,7 @@ def start(folder, name: str, count: int, steps: int = STEPS, code: str = "", com
     return out
 
 
-def finish(started: list[subprocess.Popen], timeout: float = 150) -> list[int]:
+def finish(started: list[subprocess.Popen], timeout: float = 400) -> list[int]:
     end = time.monotonic() + timeout
     try:
         return [p.wait(max(end - time.monotonic(), 0.1)) for p in started]

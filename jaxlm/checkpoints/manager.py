@@ -6,8 +6,8 @@ metrics, and shape, dtype and digest of every array. So reading one never depend
 """
 import dataclasses
 import json
-import logging
 import math
+import re
 import zlib
 from typing import Any
 
@@ -27,14 +27,6 @@ from jaxlm.core.types import Array
 _UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax's mark on a step being written
 _DROPPED = ".dropped"  # ours on a step being deleted
 _SET_ASIDE = "set_aside"  # folder of steps that a run has left behind
-
-
-def _not_told_twice(record: logging.LogRecord) -> bool:
-    """Orbax logs the traceback of a failed save and raises the error again, which is told in one line."""
-    return not (record.exc_info and "orbax" in record.pathname)
-
-
-logging.getLogger("absl").addFilter(_not_told_twice)
 
 
 class Damaged(UserError):
@@ -393,7 +385,9 @@ def _numbers(metrics: dict[str, Any] | None) -> dict[str, float]:
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     line = text.splitlines()[0].partition(" See full TensorStore")[0] if text else "no more is known"
-    return f"{type(error).__name__}: {line[:300]}"
+    # The reason most often met stands at the end of a line that says where, several times.
+    reason = re.search("No space left on device|Disk quota exceeded", text)
+    return f"{type(error).__name__}: {reason[0] if reason else line[:300]}"
 
 
 def _crc(body: dict[str, Any]) -> int:

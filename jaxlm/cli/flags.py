@@ -56,6 +56,8 @@ def run(command: Callable[..., None], *, needs_run: bool = False, words: tuple[s
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # the libraries below tell much that is no concern of the user's
+        logging.get_absl_logger().addFilter(messages.told_once)
+        sys.excepthook = messages.uncaught
         try:
             if FLAGS.cpu_devices:
                 jax.config.update("jax_platforms", "cpu")
@@ -68,12 +70,10 @@ def run(command: Callable[..., None], *, needs_run: bool = False, words: tuple[s
             command(FLAGS.config, *argv[1:])
         except UserError as error:
             _fail(str(error))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            _fail(f"{error.filename or FLAGS.workdir}: {error.strerror}. What was written before is intact: make room and run the same "
-                  "command again")
         except Exception as error:  # noqa: BLE001 - one of several must not wait at the exit for those that wait for it
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _fail(f"{error.filename or FLAGS.workdir}: {error.strerror}. What was written before is intact: make room and run the "
+                      "same command again")
             if not processes.several():
                 raise
             _fail(processes.explain(error), 1)

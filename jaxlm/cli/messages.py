@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """What the command line says: its help, and a library's error as one line that names the field."""
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -37,3 +38,14 @@ def explain(error: Exception) -> str:
     if "Traceback" in text:  # a page that raised: its last line says why
         return lines[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
     return " ".join(lines) if isinstance(error, flags.Error) else f"--config: {type(error).__name__}: {' '.join(lines)}"
+
+
+def told_once(record: logging.LogRecord) -> bool:
+    """A filter of logs without the tracebacks that Orbax writes of a failed save; it raises the error again, told in one line."""
+    return not (record.exc_info and "orbax" in record.pathname)
+
+
+def uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """sys.excepthook without the callbacks of a failed save, which find their loop closed; that it failed is told in one line."""
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
