@@ -35,6 +35,7 @@ def label(row: Row) -> str:
 
 
 def rate(document: dict[str, Any], dtype: str) -> float:
-    """The best matmul rate of this run, FLOP/s; 0 when it was not measured."""
-    found = [row["notes"].get(f"matmul_{dtype}", 0) for case in document["cases"] if case["kind"] == "limits" for row in case["rows"]]
+    """The best matmul rate of this run, FLOP/s; 0 when it was not measured, or other programs ran meanwhile."""
+    rows = [row for case in document["cases"] if case["kind"] == "limits" for row in case["rows"] if row["rounds"]]
+    found = [row["notes"].get(f"matmul_{dtype}", 0) for row in rows if all(row["rounds"][0]["quiet"])]
     return max(found, default=0)
