@@ -2,6 +2,7 @@
 """jaxlm tokenize --config=PAGE: trains the tokenizer if the page says so, tokenises the text, shows what came out."""
 import pathlib
 
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -25,9 +26,12 @@ def main(config: ConfigDict) -> None:
         size = int(store.bytes.sum())
         print(f"{name}: {store.documents:,} documents, {len(store.tokens):,} tokens, {size:,} bytes "
               f"({size / len(store.tokens):.2f} bytes a token), {len(plan):,} rows of {config.data.seq_len}")
-    print(f"vocabulary: {tokenizer.vocab_size:,}")
-    sample = corpus.train_store.slice(0, 24)
-    print("first tokens: " + " ".join(repr(tokenizer.decode([int(t)])) for t in sample))
+    print(f"vocabulary: {tokenizer.vocab_size:,}; special tokens: " + " ".join(f"{name}={i}" for name, i in tokenizer.special.items()))
+    if tokenizer.unknown:
+        tokens = corpus.train_store.slice(0, 10_000_000)
+        share = np.mean(tokens == tokenizer.token_id(tokenizer.unknown))
+        print(f"unknown: {share:.2%} of the first {len(tokens):,} tokens are {tokenizer.unknown}")
+    print("first tokens: " + " ".join(repr(tokenizer.piece(int(t))) for t in corpus.train_store.slice(0, 24)))
     if FLAGS.save:
         path = pathlib.Path(FLAGS.save)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,13 @@ import tokenizers as hf
 
 from jaxlm.core.errors import UserError
 from jaxlm.data.tokenizers import bpe, byte, file
+from jaxlm.data.tokenizers import unigram as unigrams
+from jaxlm.data.tokenizers import wordpiece as wordpieces
 from jaxlm.data.tokenizers.tokenizer import JsonTokenizer, from_json
 
 CORPUS = ["the quick brown fox jumps over the lazy dog. " * 20,
           "def f(x):\n    return x + 1\n" * 20, "éèê日本語 " * 20, "<| " * 50]
-KINDS = ["byte", "bpe", "unigram", "wordpiece"]
+KINDS = ["byte", "bpe", "unigram", "wordpiece", "learned_unigram", "learned_wordpiece"]
 
 
 def random_text(seed, n=60):
@@ -50,7 +52,9 @@ def wordpiece():
 def every():
     return {"byte": byte.build(byte.Config(("<|mask|>",))),
             "bpe": bpe.build(bpe.Config(300, special_tokens=("<|mask|>",)), lambda: iter(CORPUS)),
-            "unigram": JsonTokenizer(unigram().to_str()), "wordpiece": JsonTokenizer(wordpiece().to_str())}
+            "unigram": JsonTokenizer(unigram().to_str()), "wordpiece": JsonTokenizer(wordpiece().to_str()),
+            "learned_unigram": unigrams.build(unigrams.Config(400), lambda: iter(CORPUS)),
+            "learned_wordpiece": wordpieces.build(wordpieces.Config(150), lambda: iter(CORPUS))}
 
 
 @pytest.mark.parametrize("name", ["byte", "bpe"])

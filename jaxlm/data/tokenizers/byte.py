@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
+from jaxlm.data.tokenizers import learn
 from jaxlm.data.tokenizers.tokenizer import ByteTokenizer
 
 
@@ -12,18 +13,9 @@ class Config:
     special_tokens: tuple = ()
 
     def problems(self) -> list[str]:
-        return repeated(self.special_tokens)
+        return learn.repeated(self.special_tokens, ("<|endoftext|>",))
 
 
 def build(config: Config, documents: Callable[[], Iterator[str]] | None = None) -> ByteTokenizer:
     """The tokenizer; `documents` are not looked at."""
     return ByteTokenizer(config.special_tokens)
-
-
-def repeated(special: tuple) -> list[str]:
-    """Problems of a list of special tokens."""
-    names = ("<|endoftext|>", *special)
-    if all(isinstance(n, str) and n for n in names) and len(set(names)) == len(names):
-        return []
-    return [f"tokenizer.special_tokens={special} must be non-empty strings without repetition "
-            "(<|endoftext|> is there already)"]

@@ -1,38 +1,110 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""A tokenizer someone else made: any Hugging Face tokenizer.json (GPT-2, Llama, BERT, T5, ...)."""
+"""A tokenizer someone else made: any Hugging Face tokenizer.json, BERT's vocab.txt, or GPT-2's vocab.json and merges.txt."""
 import dataclasses
+import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
 
 from jaxlm.core.errors import UserError, nearest
-from jaxlm.data.tokenizers import chat
-from jaxlm.data.tokenizers.tokenizer import JsonTokenizer
+from jaxlm.data.tokenizers import chat, learn, vocabularies
+from jaxlm.data.tokenizers.tokenizer import ROLES, JsonTokenizer
+
+# What a folder may hold, the most complete first.
+_FILES = ("tokenizer.json", "vocab.txt", "vocab.json")
+_KNOWN = "a Hugging Face tokenizer.json, a vocab.txt (WordPiece), a vocab.json with merges.txt, or a folder with one of these"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """path: a tokenizer.json, or a folder that holds one. eot: name of the document separator, "" to find it."""
+    """path: tokenizer.json, vocab.txt, vocab.json or merges.txt, or a folder that holds such a file.
+
+    eot: name of the document separator; pad, cls, sep, mask: names of an encoder's tokens; "" to find them. casing:
+    "cased" or "uncased", for a vocab.txt; "" to read it from the tokenizer_config.json beside it.
+    """
     path: str = ""
     eot: str = ""
+    pad: str = ""
+    cls: str = ""
+    sep: str = ""
+    mask: str = ""
+    casing: str = ""
 
     def problems(self) -> list[str]:
-        if self.path.strip():
-            return []
-        return ["tokenizer.path is empty: name a tokenizer.json or a folder that holds one"]
+        found = []
+        if not self.path.strip():
+            found.append("tokenizer.path is empty: name a tokenizer.json or a folder that holds one")
+        if self.casing not in ("", "cased", "uncased"):
+            found.append(f"tokenizer.casing={self.casing!r} must be cased or uncased")
+        return found
 
 
-def build(config: Config, documents: Callable[[], Iterator[str]] | None = None) -> JsonTokenizer:
+def build(config: Config, documents: learn.Documents | None = None) -> JsonTokenizer:
     """Read the tokenizer; `documents` are not looked at. Raises UserError."""
-    path = pathlib.Path(os.path.expanduser(config.path))
+    path = _file(pathlib.Path(os.path.expanduser(config.path)))
+    beside = _settings(path.parent / "tokenizer_config.json")
+    named = {role: vocabularies.name(beside.get(f"{role}_token")) for role in ROLES}
+    if config.casing:
+        beside = {**beside, "do_lower_case": config.casing == "uncased", "strip_accents": None}
+    if path.name in ("vocab.json", "merges.txt"):
+        text = vocabularies.byte_level(path.parent, beside)
+    elif path.suffix == ".txt":
+        text = vocabularies.wordpiece(path, beside)
+    else:
+        text = _read(path)
+        _agrees(path, text, beside)
+    template = chat.beside(path)
+    found = JsonTokenizer(text, config.eot, str(path), template)
+    # What the page says, then what stands beside the tokenizer, then the usual names.
+    roles = {role: getattr(config, role) or named[role] for role in ROLES if getattr(config, role) or named[role] in found.special}
+    return JsonTokenizer(text, config.eot, str(path), template, roles) if roles else found
+
+
+def _file(path: pathlib.Path) -> pathlib.Path:
+    """The file to read."""
     if path.is_dir():
-        path = path / "tokenizer.json"
+        there = sorted(os.listdir(path))
+        found = [path / name for name in _FILES if name in there] + [path / n for n in there if n.endswith(".model")]
+        if not found:
+            raise UserError(f"tokenizer.path: the folder {path} holds no tokenizer: it must be {_KNOWN}")
+        path = found[0]
     if not path.is_file():
         there = os.listdir(path.parent) if path.parent.is_dir() else []
-        raise UserError(f"tokenizer.path: {path} does not exist{nearest(path.name, there)}; it must be a Hugging Face "
-                        "tokenizer.json (tokenizer.save_pretrained(folder) of a fast tokenizer writes one)")
+        raise UserError(f"tokenizer.path: {path} does not exist{nearest(path.name, there)}; it must be {_KNOWN} "
+                        "(tokenizer.save_pretrained(folder) of a fast tokenizer writes one)")
+    if path.suffix == ".model":
+        raise UserError(f"{path} is a SentencePiece model, which is not read here: where transformers and sentencepiece are "
+                        "installed, AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes a tokenizer.json")
+    return path
+
+
+def _read(path: pathlib.Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"cannot read {path}: {e}") from e
-    return JsonTokenizer(text, config.eot, str(path), chat.beside(path))
+
+
+def _settings(path: pathlib.Path) -> dict:
+    """The tokenizer_config.json beside a tokenizer, {} where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(_read(path))
+    except ValueError as e:
+        raise UserError(f"{path} is not JSON ({e}): restore it, or remove it and set tokenizer.casing") from e
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a JSON object: restore it, or remove it and set tokenizer.casing")
+    return found
+
+
+def _agrees(path: pathlib.Path, text: str, beside: dict) -> None:
+    """UserError where a tokenizer.json keeps case and what stands beside it does not, or the reverse."""
+    try:
+        normalizer = json.loads(text).get("normalizer") or {}
+    except (ValueError, AttributeError):
+        return  # said by the one who reads it
+    wanted = beside.get("do_lower_case")
+    if normalizer.get("type") == "BertNormalizer" and wanted is not None and normalizer.get("lowercase") != wanted:
+        raise UserError(
+            f"{path} has lowercase={normalizer.get('lowercase')} and do_lower_case={wanted} is asked for (by tokenizer.casing "
+            "or the tokenizer_config.json beside it): make them agree, the model was trained with one of them")

@@ -4,10 +4,10 @@
 A tokenizer is its JSON: the text is stored with a checkpoint, and its digest names the token stores made with it.
 """
 import abc
-import codecs
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import tokenizers
@@ -15,14 +15,20 @@ import tokenizers
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.core.types import Vocabulary
 from jaxlm.data import digest
-from jaxlm.data.tokenizers import alphabet, words
+from jaxlm.data.tokenizers import alphabet, pairs, words
 from jaxlm.data.tokenizers.chat import Template
+from jaxlm.data.tokenizers.stream import Stream
 
 # What a document separator is usually called, the most specific first.
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "<|eos|>", "<eos>", "</s>", "[EOS]", "[SEP]")
 # And the tokens that encoders are trained with.
 ROLES = {"pad": ("[PAD]", "<pad>", "<|pad|>"), "cls": ("[CLS]", "<cls>", "<s>"), "sep": ("[SEP]", "<sep>", "</s>"),
          "mask": ("[MASK]", "<mask>", "<|mask|>")}
+
+
+def usual(role: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that tokens of a role of ROLES usually have."""
+    return next((name for name in ROLES[role] if name in names), None)
 
 
 class Tokenizer(abc.ABC):
@@ -34,6 +40,8 @@ class Tokenizer(abc.ABC):
     vocab_size: int
     eot: int
     special: dict[str, int]
+    unknown: str | None = None  # name of the token for what has none
+    roles: Mapping[str, str] = MappingProxyType({})  # names of tokens of a role, where they are not the usual ones
     chat: Template | None = None  # how a conversation is written, where the tokenizer came with a template
 
     @abc.abstractmethod
@@ -67,15 +75,41 @@ class Tokenizer(abc.ABC):
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
         """What an objective must know: ids of the special tokens and of their roles, and which tokens go on with a word."""
-        roles = {role: next((self.special[n] for n in names if n in self.special), None) for role, names in ROLES.items()}
+        roles = {role: None if self.role(role) is None else self.special[self.role(role)] for role in ROLES}
         return Vocabulary(self.vocab_size, self.eot, tuple(sorted({*self.special.values(), self.eot})), **roles,
                           continues=self.continues())
+
+    def role(self, role: str) -> str | None:
+        """Name of the token of a role of ROLES."""
+        return self.roles.get(role) or usual(role, self.special)
+
+    @functools.cached_property
+    def template(self) -> pairs.Template:
+        """How an encoder is fed one text or a pair. UserError where there are no tokens for it."""
+        names = {role: self.role(role) for role in ("cls", "sep")}
+        ids = {role: self.vocabulary.require(role, "a sequence for an encoder") for role in names}
+        return pairs.of_processor(pairs.processor(*((names[role], ids[role]) for role in names)))
+
+    def encode_pair(self, first: str, second: str | None = None, max_len: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, types) of one text or of a pair, with the special tokens of an encoder; at most max_len where it is > 0."""
+        return self.encode_pairs([first], None if second is None else [second], max_len)[0]
+
+    def encode_pairs(self, first: Sequence[str], second: Sequence[str] | None = None,
+                     max_len: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`encode_pair` of each text of `first` with the one of `second` at its place."""
+        ids = self.encode_batch(first)
+        others = [None] * len(ids) if second is None else self.encode_batch(second)
+        return [self.template(a, b, max_len) for a, b in zip(ids, others, strict=True)]
+
+    def piece(self, i: int) -> str:
+        """What a listing shows of one id: the text that it stands for, or its name where that is no text of its own."""
+        return self.decode([i], special=True)
 
     def encode(self, text: str) -> np.ndarray:
         """int32 ids of a text."""
         return self.encode_batch([text])[0]
 
-    def stream(self) -> "Stream":
+    def stream(self) -> Stream:
         """Text from ids as they come."""
         return Stream(self)
 
@@ -144,10 +178,12 @@ class ByteTokenizer(Tokenizer):
 class JsonTokenizer(Tokenizer):
     """A Hugging Face tokenizer.json. `eot`: name of the document separator, "" to find it among the usual names.
 
-    Padding and truncation stored in it are switched off. `where` names it in messages.
+    roles: names of the tokens of ROLES, where they are not the usual ones. Padding and truncation stored in the JSON
+    are switched off. `where` names it in messages.
     """
 
-    def __init__(self, text: str, eot: str = "", where: str = "the tokenizer", chat: Template | None = None):
+    def __init__(self, text: str, eot: str = "", where: str = "the tokenizer", chat: Template | None = None,
+                 roles: Mapping[str, str] = MappingProxyType({})):
         self.chat = chat
         try:
             content = json.loads(text)
@@ -165,17 +201,24 @@ class JsonTokenizer(Tokenizer):
         self.vocab_size = max(vocab.values(), default=-1) + 1
         way = f"set tokenizer.eot to one of its special tokens ({', '.join(self.special) or 'it has none'})"
         if not eot:
-            usual = [name for known in (self.special, vocab) for name in SEPARATORS if name in known]
-            if not usual:
+            found = [name for known in (self.special, vocab) for name in SEPARATORS if name in known]
+            if not found:
                 raise UserError(f"{where} has none of the usual document separators ({', '.join(SEPARATORS)}): {way}")
-            eot = usual[0]
+            eot = found[0]
         if eot not in vocab:
             raise UserError(f"{where} has no token {eot!r}{nearest(eot, self.special)}: {way}")
-        self._eot_name, self.eot = eot, vocab[eot]
+        self.eot_name, self.eot = eot, vocab[eot]
+        for role, name in roles.items():
+            if name not in vocab:
+                raise UserError(f"{where} has no token {name!r}{nearest(name, self.special)} to be the {role} token: set "
+                                f"tokenizer.{role} to a name that it has")
+            self.special[name] = vocab[name]
+        self.roles = {role: name for role, name in roles.items() if name != usual(role, self.special)}
         model = content["model"]
         unknown = model.get("unk_token")
         if model.get("unk_id") is not None:  # Unigram
             unknown = model["vocab"][model["unk_id"]][0]
+        self.unknown = unknown
         self._forbidden = np.zeros(self.vocab_size, bool)
         self._forbidden[[i for name, i in self.special.items() if name != unknown]] = True
         self._forbidden[self.eot] = True
@@ -183,8 +226,15 @@ class JsonTokenizer(Tokenizer):
         if decoder.get("type") == "Sequence" and len(decoder["decoders"]) == 1:
             decoder = decoder["decoders"][0]
         self.byte_level = decoder.get("type") == "ByteLevel"
+        fallback = {f"<0x{i:02X}>" for i in range(256)} if '"ByteFallback"' in json.dumps(decoder) else ()
+        self.bytes = frozenset(vocab[name] for name in fallback if name in vocab)
         self._special_ids = {*self.special.values(), self.eot}
         self._added = {i: token.content for i, token in added.items()}
+        self._processor = content.get("post_processor")
+
+    @functools.cached_property
+    def template(self) -> pairs.Template:
+        return pairs.of_processor(self._processor) or super().template
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         for text in texts:
@@ -198,7 +248,7 @@ class JsonTokenizer(Tokenizer):
 
         Each such name is cut after its first character, so that it is spelled from ordinary pieces.
         """
-        names = [*self.special, self._eot_name]
+        names = [*self.special, self.eot_name]
         pieces = [text]
         for name in sorted(names, key=len, reverse=True):
             pieces = [p for piece in pieces for p in _cut(piece, name)]
@@ -233,6 +283,9 @@ class JsonTokenizer(Tokenizer):
         # As the library does: a token with other characters than the alphabet's stands for itself.
         return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
 
+    def piece(self, i: int) -> str:
+        return super().piece(i) if self.byte_level else self._inner.id_to_token(i) or ""
+
     def token_id(self, token: str) -> int:
         found = self._inner.token_to_id(token)
         if found is None:
@@ -251,7 +304,7 @@ class JsonTokenizer(Tokenizer):
             return super().encode_chat(messages)
         for message in messages:
             # The template's special tokens are tokens, so one in a message could end it and speak as another.
-            for name in (*self.special, self._eot_name):
+            for name in (*self.special, self.eot_name):
                 if name in message["content"]:
                     raise UserError(f"a message holds {name!r}, a special token of this tokenizer: take it out")
         text = self.chat.render(messages)
@@ -263,48 +316,13 @@ class JsonTokenizer(Tokenizer):
             self._inner.encode_special_tokens = True
 
     def to_json(self, chat: bool = True) -> str:
-        content = {"kind": "json", "eot": self._eot_name, "tokenizer": self._json}
+        content = {"kind": "json", "eot": self.eot_name, **({"roles": self.roles} if self.roles else {}), "tokenizer": self._json}
         if chat and self.chat is not None:
             content["chat"] = {"source": self.chat.source, "names": dict(self.chat.names)}
         return json.dumps(content, ensure_ascii=False)
 
     def to_hf_json(self) -> str:
         return self._json
-
-
-class Stream:
-    """Text from ids as they come: `push(id)` gives what is certain by now, `flush()` the rest.
-
-    A UTF-8 character is never split: its bytes wait until it is whole. The parts joined are `decode` of all ids.
-    """
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._exact = getattr(tokenizer, "byte_level", True)
-        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
-        # Without byte tokens, the text of an id depends on those before it (spaces, ##pieces): a short window is
-        # decoded twice.
-        self._ids: list[int] = []
-        self._read = 0
-
-    def push(self, token: int) -> str:
-        """The text that `token` makes certain, "" where a character is not yet whole."""
-        if self._exact:
-            return self._bytes.decode(self._tokenizer.decode_bytes([token]))
-        self._ids.append(int(token))
-        before, now = self._tokenizer.decode(self._ids[:self._read]), self._tokenizer.decode(self._ids)
-        if now.endswith("\ufffd") or len(now) <= len(before):
-            return ""
-        self._ids, self._read = self._ids[self._read:], len(self._ids) - self._read
-        return now[len(before):]
-
-    def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that never became whole."""
-        if self._exact:
-            return self._bytes.decode(b"", final=True)
-        before, now = self._tokenizer.decode(self._ids[:self._read]), self._tokenizer.decode(self._ids)
-        self._ids, self._read = [], 0
-        return now[len(before):]
 
 
 def from_json(text: str) -> Tokenizer:
@@ -316,8 +334,8 @@ def from_json(text: str) -> Tokenizer:
             return ByteTokenizer(content["special"])
         if kind == "json":
             chat = Template(**content["chat"]) if "chat" in content else None
-            return JsonTokenizer(content["tokenizer"], content["eot"], chat=chat)
-    except (ValueError, KeyError, TypeError) as e:
+            return JsonTokenizer(content["tokenizer"], content["eot"], chat=chat, roles=content.get("roles", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         if isinstance(e, UserError):
             raise
         raise UserError(f"the stored tokenizer is damaged ({e!r}): restore the checkpoint from a copy") from e
