@@ -24,9 +24,11 @@ def learned():
 
 def test_same_documents_same_vocabulary(learned):
     """Fails if the trainer is not given the pieces of one character (`special_tokens=list(special)`)."""
-    assert all(build().to_json() == learned.to_json() for _ in range(4))
+    assert all(build().to_json() == learned.to_json() for _ in range(2))
+    tight = build(vocab_size=190)
+    assert tight.vocab_size == 190 and all(build(vocab_size=190).to_json() == tight.to_json() for _ in range(4))
     assert build(*CORPUS[:2]).fingerprint != learned.fingerprint
-    assert learned.vocab_size == 400 and list(learned.special) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert learned.vocab_size <= 400 and list(learned.special) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     v = learned.vocabulary
     assert (v.pad, v.cls, v.sep, v.mask, v.eot) == (0, 2, 3, 4, 3)
 

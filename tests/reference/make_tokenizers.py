@@ -16,7 +16,7 @@ def main() -> None:
     for casing in ("cased", "uncased"):
         tokenizer = transformers.BertTokenizerFast(vocab=vocab, do_lower_case=casing == "uncased")
         cases[casing] = []
-        for first, second in zip(TEXTS, TEXTS[3:] + TEXTS[:3]):
+        for first, second in zip(TEXTS, [text or "the" for text in TEXTS[3:] + TEXTS[:3]]):
             found = tokenizer(first, second, truncation="longest_first", max_length=40, split_special_tokens=True)
             cases[casing].append([first, second, found["input_ids"], found["token_type_ids"]])
     path = pathlib.Path(__file__).with_name("tokenizers.json")

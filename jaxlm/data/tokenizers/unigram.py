@@ -98,7 +98,8 @@ def build(config: Config, documents: learn.Documents | None = None) -> JsonToken
         tokenizers.decoders.ByteFallback(),
         tokenizers.decoders.Metaspace(replacement=SPACE, prepend_scheme="always")])
     content = json.loads(made.to_str())
-    pieces = _settled({piece: score for piece, score in content["model"]["vocab"] if piece != "<unk>"})
+    pieces = _settled({piece: score for piece, score in content["model"]["vocab"] if piece != "<unk>"},
+                      config.vocab_size - len(fixed))
     content["model"] = {"type": "Unigram", "unk_id": fixed.index("<unk>"), "byte_fallback": config.byte_fallback,
                         "vocab": [*([name, _NEVER] for name in fixed), *pieces]}
     content["post_processor"] = _processor(config, fixed)
@@ -121,13 +122,17 @@ def _normalizer(config: Config) -> Any:
     return n.Sequence([n.Nmt(), *accents, n.NFKC(), *([n.Lowercase()] if config.lowercase else [])])
 
 
-def _settled(scores: dict[str, float]) -> list[list]:
-    """[piece, score] from the likeliest on, the same after every training on the same documents."""
+def _settled(scores: dict[str, float], limit: int) -> list[list]:
+    """At most `limit` [piece, score] from the likeliest on, the same after every training on the same documents."""
     floor, singles = min(scores.values()), sum(len(piece) == 1 for piece in scores)
     # Characters that the library drops and puts back get the least score and a little more each, in the order met.
     near = floor + 1e-4 * (singles + 1)
     settled = {piece: floor if len(piece) == 1 and score < near else score for piece, score in scores.items()}
-    return sorted(([piece, round(score, _DIGITS)] for piece, score in settled.items()), key=lambda p: (-p[1], p[0]))
+    order = sorted(([piece, round(score, _DIGITS)] for piece, score in settled.items()), key=lambda p: (-p[1], p[0]))
+    # Put back over the size that was asked for: longer pieces make room.
+    longer = limit - singles
+    kept = {piece for piece, _ in [p for p in order if len(p[0]) > 1][:longer]}
+    return [p for p in order if len(p[0]) == 1 or p[0] in kept]
 
 
 def _processor(config: Config, fixed: tuple[str, ...]) -> dict:
