@@ -142,10 +142,17 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
     """What no section sees alone."""
     out = []
     train, data, model = values["train"], values["data"], values["model"]
+    objective = values["objective"]
+    causal, packings = getattr(objective, "causal", True), getattr(objective, "packings", ("windows", "pack"))
+    if getattr(model, "causal", True) != causal:
+        does = "predicts the next token, which an encoder sees" if causal else "is for models that see both ways"
+        out.append(f"objective '{config.objective.name}' {does}: model '{config.model.name}' needs another objective")
+    if data.packing not in packings:
+        out.append(f"data.packing is '{data.packing}': objective '{config.objective.name}' as it is set needs {' or '.join(packings)}")
     if getattr(model, "max_len", 0) and data.seq_len > model.max_len:
         out.append(f"data.seq_len {data.seq_len} is longer than model.max_len {model.max_len}")
-    if values["objective"] and getattr(values["objective"], "chunks", 1) > 1 and data.seq_len % values["objective"].chunks:
-        out.append(f"objective.chunks {values['objective'].chunks} does not divide data.seq_len {data.seq_len}")
+    if getattr(objective, "chunks", 1) > 1 and data.seq_len % objective.chunks:
+        out.append(f"objective.chunks {objective.chunks} does not divide data.seq_len {data.seq_len}")
     if values["schedule"].warmup > train.steps:
         out.append(f"schedule.warmup {values['schedule'].warmup} is longer than train.steps {train.steps}")
     kept = values["checkpoints"]

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlm import build
 from jaxlm.core import tree
 from jaxlm.parallel import mesh, place, rules
 from jaxlm.training import step as steps
+from tests import families
+from tests.families import ROWS, batch_of, model_of, params_of
 
-# A family with fields that make it compute something else.
-VARIANTS = {"llama_moe": ("llama", {"mlp": 48, "experts": 4, "experts_per_token": 2, "router_aux": 0.05, "router_z": 0.01})}
-FAMILIES = [*build.names("model"), *VARIANTS]
+FAMILIES = [*families.FAMILIES]
 # Terms of the loss that each micro-batch has for itself: accumulation is compared without.
 OF_A_MICRO_BATCH = {"llama_moe": {"router_aux": 0.0, "router_z": 0.0}}
 # Every rule needs an entry. The expert axis is data parallel to all that is no expert.
@@ -34,33 +33,6 @@ MESHES_OF = {"llama_moe": {
     "tp": {"data": 2, "expert": 2, "tensor": 2},
     "fsdp_tp": {"fsdp": 2, "data": 1, "expert": 2, "tensor": 2},
 }}
-ROWS, LENGTH, VOCAB = 32, 12, 96
-SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 2, "mlp": 64, "max_len": 32, "vocab_size": VOCAB,
-         "embed_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
-
-
-def model_of(family: str, **changes):
-    family, own = VARIANTS.get(family, (family, {}))
-    declared = build.find("model", family).Config()
-    fields = {k: v for k, v in SMALL.items() if hasattr(declared, k)}
-    return build.find("model", family).build(type(declared)(**{**fields, **own, **changes}))
-
-
-def batch_of(seed: int = 0):
-    """Packed documents of odd lengths, with padding and predictions of weight 0."""
-    draw = np.random.default_rng(seed)
-    segments, positions = np.zeros((ROWS, LENGTH), np.int32), np.zeros((ROWS, LENGTH), np.int32)
-    for row in range(ROWS):
-        at, document = 0, 0
-        while at < LENGTH - 3:
-            n = int(draw.integers(2, 7))
-            document += 1
-            end = min(at + n, LENGTH)
-            segments[row, at:end], positions[row, at:end] = document, np.arange(end - at)
-            at = end
-    tokens = draw.integers(0, VOCAB, (ROWS, LENGTH + 1)).astype(np.int32)
-    weights = ((segments > 0) & (draw.random((ROWS, LENGTH)) > 0.1)).astype(np.float32)
-    return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segments": segments, "positions": positions, "weights": weights}
 
 
 def unpacked(batch):
@@ -73,18 +45,16 @@ def unpacked(batch):
     return out
 
 
-def params_of(model):
-    """Noise on every parameter: biases of 0 and scales of 1 would hide mistakes."""
-    draw = np.random.default_rng(2)
-    noise = lambda path, x: np.asarray(path.endswith("scale") + 0.05 * draw.standard_normal(x.shape), x.dtype)
-    return tree.map_with_path(noise, model.abstract)
+def run(family, layout, micro_batches=1, chunks=1, documents="", **changes):
+    """(loss, gradients) on the host, both divided by the weight; changes are fields of the model.
 
-
-def run(model, layout, micro_batches=1, chunks=1, packed=True):
-    """(loss, gradients) on the host, both divided by the weight."""
-    given = batch_of() if packed else unpacked(batch_of())
-    objective = build.find("objective", "causal_lm")
-    loss = steps.make_loss(model, objective.build(objective.Config(chunks=chunks, z_loss=1e-3, label_smoothing=0.05)))
+    documents: "" for what the family is trained for; "packed" or "unpacked" for a prediction at each token of documents,
+    which means as much of an encoder.
+    """
+    model, kind = model_of(family, **changes), "gpt" if documents else family
+    given = batch_of(family=kind)
+    given = unpacked(given) if documents == "unpacked" else given
+    loss = steps.Loss(model, families.objective_of(kind, chunks=chunks))
     with contextlib.nullcontext() if layout is None else place.use(layout):
         params, batch, fetch = params_of(model), given, {}
         if layout is not None:
@@ -100,9 +70,9 @@ def run(model, layout, micro_batches=1, chunks=1, packed=True):
 
 
 @functools.cache
-def reference(family: str, without: tuple = ()):
+def reference(family: str, without: tuple = (), documents: str = ""):
     """On one device and without a layout: no part of what splits takes part."""
-    return run(model_of(family, **dict(without)), None)
+    return run(family, None, documents=documents, **dict(without))
 
 
 def layout_of(name: str, family: str = "") -> place.Layout:
@@ -121,21 +91,22 @@ def close(found, expected):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layouts_and_accumulation(family, rule, micro_batches):
     """Fails if gradients() averages micro-batches (`weight` of each part instead of the sum) or a rule drops rows,
-    or linear._split_product gives another gradient than autodiff: `2 * d_x` in its backward. With experts:
+    or linear._split_product gives another gradient than autodiff: `2 * d_x` in its backward. With labels of pairs: if each
+    micro-batch weighs them by itself (no `balance` of the whole batch in gradients()). With experts:
     if a device takes another's (`first` is 0 in moe._compute), or what they give is not added (psum_scatter over half of the axes)."""
     without = OF_A_MICRO_BATCH.get(family, {}) if micro_batches > 1 else {}
-    found = run(model_of(family, **without), layout_of(rule, family), micro_batches)
+    found = run(family, layout_of(rule, family), micro_batches, **without)
     close(found, reference(family, tuple(without.items())))
 
 
 @pytest.mark.parametrize("rule", ["fsdp_seq", "fsdp_tp"])
-@pytest.mark.parametrize("family", build.names("model"))
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in OF_A_MICRO_BATCH])
 def test_packed_is_unpacked(family, rule):
     """Each document in a row of its own, in micro-batches, against all packed. Fails if a document sees the one before it:
     drop segments from the model's Mask, or positions from the batch in `unpacked`."""
     without = OF_A_MICRO_BATCH.get(family, {})
-    found = run(model_of(family, **without), layout_of(rule, family), 4, packed=False)
-    close(found, reference(family, tuple(without.items())))
+    found = run(family, layout_of(rule, family), 4, documents="unpacked", **without)
+    close(found, reference(family, tuple(without.items()), "packed"))
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
@@ -143,10 +114,9 @@ def test_packed_is_unpacked(family, rule):
 def test_remat(family, remat):
     """Fails if a remat policy changes what is computed, or its name is not honoured (compare the two jaxprs)."""
     layout = place.Layout(mesh.make(mesh.Config(data=1), jax.devices()[:1]), rules.find("dp"))
-    model = model_of(family, remat=remat)
-    close(run(model, layout), reference(family))
+    close(run(family, layout, remat=remat), reference(family))
     # The comparison means something only if the policy is in force.
-    batch = jax.tree.map(jnp.asarray, batch_of())
+    model, batch = model_of(family, remat=remat), jax.tree.map(jnp.asarray, batch_of(family=family))
     text = str(jax.make_jaxpr(lambda p: model.apply(p, batch).hidden)(model.abstract))
     assert "remat" in text or "checkpoint" in text
 
@@ -155,16 +125,16 @@ def test_remat(family, remat):
 def test_chunked_loss_and_unrolled_layers(family):
     """Fails if a chunk of the loss is dropped, or unrolled layers take another layer's parameters."""
     layout = place.Layout(mesh.make(mesh.Config(data=1), jax.devices()[:1]), rules.find("dp"))
-    close(run(model_of(family, scan=False), layout, chunks=3), reference(family))
+    close(run(family, layout, chunks=3, scan=False), reference(family))
 
 
 def test_chunked_loss_of_split_positions():
     """Fails if a chunk is dropped: scan over `cut(x)[1:]` in cross_entropy."""
-    close(run(model_of("gpt"), layout_of("fsdp_seq"), chunks=3), reference("gpt"))
+    close(run("gpt", layout_of("fsdp_seq"), chunks=3), reference("gpt"))
 
 
 def test_a_table_of_ones_own():
     """Rows over two axes, matrices over two others at once, and half of what is computed. Fails as the named rules do."""
     own = rules.Config(("embed=data+seq", "mlp=tensor", "vocab=fsdp"), ("batch=data+fsdp", "act_mlp=tensor", "act_vocab=seq"))
     layout = place.Layout(mesh.make(mesh.Config(data=2, fsdp=1, seq=2, tensor=2)), rules.find("custom", own))
-    close(run(model_of("llama"), layout), reference("llama"))
+    close(run("llama", layout), reference("llama"))

@@ -13,7 +13,7 @@ from jaxlm.core import tree
 from jaxlm.parallel import processes
 from tests import tiny
 from tests.several import finish, free_port
-from tests.test_equivalence import OF_A_MICRO_BATCH, close, layout_of, model_of, reference, run
+from tests.test_equivalence import OF_A_MICRO_BATCH, close, layout_of, reference, run
 
 # In fsdp_tp half of the rows are on each process; so they are in fsdp_seq, where gathers and sums cross processes as well.
 RULES = ("fsdp_seq", "fsdp_tp")
@@ -24,7 +24,7 @@ def main(folder: pathlib.Path, address: str, index: int) -> None:
     processes.initialise(address, 2, index, join_seconds=90)
     for family in build.names("model"):
         for rule in RULES:
-            loss, grads = run(model_of(family, **OF_A_MICRO_BATCH.get(family, {})), layout_of(rule, family), 4)
+            loss, grads = run(family, layout_of(rule, family), 4, **OF_A_MICRO_BATCH.get(family, {}))
             if processes.first():
                 np.savez(folder / f"{family}-{rule}.npz", loss=loss, **tree.flatten(grads))
 

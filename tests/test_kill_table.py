@@ -12,6 +12,7 @@ from jaxlm import build
 from jaxlm.checkpoints.manager import Checkpoints
 from jaxlm.cli import experiment
 from jaxlm.core import tree
+from jaxlm.data.tokenizers.tokenizer import ByteTokenizer
 from jaxlm.parallel import place
 from tests import tiny
 from tests.kills import Run, kill_until_done
@@ -34,7 +35,7 @@ def arguments(folder: pathlib.Path, name: str) -> list[str]:
 def ended(folder: pathlib.Path, name: str) -> tuple[list[dict], dict[str, np.ndarray], str]:
     """(rows, the last state, what was said at the end); nothing half-written lies about."""
     config = build.from_json((folder / name / "config.json").read_text())
-    here = experiment.experiment(config, 257, jax.devices()[:2])
+    here = experiment.experiment(config, ByteTokenizer().vocabulary, jax.devices()[:2])
     with Checkpoints(folder / name / "checkpoints", writing=False) as kept, place.use(here.layout):
         assert kept.latest() == STEPS and len(kept.steps()) <= 3
         state = jax.device_get(tree.flatten(kept.restore(STEPS, here.target)))

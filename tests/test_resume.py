@@ -10,6 +10,7 @@ from jaxlm import build
 from jaxlm.checkpoints.manager import Checkpoints
 from jaxlm.cli import experiment
 from jaxlm.core import tree
+from jaxlm.data.tokenizers.tokenizer import ByteTokenizer
 from jaxlm.parallel import place
 from jaxlm.training import metrics
 from tests import tiny
@@ -88,7 +89,7 @@ def norms(tmp_path, name: str) -> list[float]:
 
 def final(tmp_path, name: str) -> dict[str, np.ndarray]:
     config = build.from_json((tmp_path / name / "config.json").read_text())
-    here = experiment.experiment(config, 257, jax.devices()[:1])
+    here = experiment.experiment(config, ByteTokenizer().vocabulary, jax.devices()[:1])
     with Checkpoints(tmp_path / name / "checkpoints", build.section(config, "checkpoints"), writing=False) as checkpoints, place.use(here.layout):
         assert checkpoints.latest() == STEPS
         return jax.device_get(tree.flatten(checkpoints.restore(STEPS, here.target)))

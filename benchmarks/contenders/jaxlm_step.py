@@ -10,13 +10,14 @@ from benchmarks.contenders import jaxlm_page
 from benchmarks.contenders.jax_memory import device_peak  # noqa: F401 - asked for by the job
 from benchmarks.job import Job
 from jaxlm.cli import experiment as experiments
+from jaxlm.core.types import Vocabulary
 from jaxlm.data import sampler
 from jaxlm.parallel import place
 from jaxlm.training import step as steps
 
 
 def train(job: Job, clock: Clock) -> None:
-    run = experiments.experiment(jaxlm_page.config(job), job.shape.vocab)
+    run = experiments.experiment(jaxlm_page.config(job), Vocabulary.bare(job.shape.vocab))
     with place.use(run.layout):
         state = jaxlm_page.state(job, run)
         drawn = sampler.Sampler(jaxlm_page.text(job).train, job.shape.batch, 0, shuffle=False)

@@ -18,7 +18,7 @@ from jaxlm.checkpoints.manager import Checkpoints, Damaged
 from jaxlm.core import files, tree
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import say
-from jaxlm.core.types import Batch, Objective, TrainState
+from jaxlm.core.types import Batch, Objective, TrainState, Vocabulary
 from jaxlm.data import corpus, pipeline, sampler, store
 from jaxlm.data.tokenizers import tokenizer as tokenizers
 from jaxlm.optim import average, optimizers, schedules
@@ -53,7 +53,7 @@ class Experiment:
 
     @property
     def loss(self) -> Callable:
-        return steps.make_loss(self.model, self.objective)
+        return steps.Loss(self.model, self.objective)
 
     def init(self, loaded: dict[str, Any]) -> TrainState:
         return states.initialise(self.model, self.tx, self.trainable, self.config.seed, self.target, loaded)
@@ -82,7 +82,7 @@ class Experiment:
         count = min(ev.batches or len(drawn), len(drawn))
         with self.batches(drawn, 0, count) as source:
             sums = evaluate.evaluate(self.measure, params, self.put(source, rows), count, stop=stop)
-        return None if sums is None else evaluate.summary(sums, text.eval_bytes / text.eval_tokens)
+        return None if sums is None else evaluate.summary(sums, text.eval_bytes / text.eval_tokens, self.objective.terms)
 
     def learned(self, state: TrainState) -> Any:
         """The parameters to use: the running average where the optimizer keeps one."""
@@ -98,12 +98,12 @@ def laid(config: ConfigDict, devices: list | None = None) -> tuple[Any, Any, pla
     return model, jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), model.abstract, where), layout
 
 
-def experiment(config: ConfigDict, vocab_size: int, devices: list | None = None) -> Experiment:
+def experiment(config: ConfigDict, vocabulary: Vocabulary, devices: list | None = None) -> Experiment:
     """The experiment of a validated config; model.vocab_size 0 becomes the tokenizer's."""
     if config.model.vocab_size == 0:
-        config.model.vocab_size = vocab_size
-    if config.model.vocab_size < vocab_size:
-        raise UserError(f"model.vocab_size {config.model.vocab_size} is smaller than the tokenizer's {vocab_size}: "
+        config.model.vocab_size = vocabulary.size
+    if config.model.vocab_size < vocabulary.size:
+        raise UserError(f"model.vocab_size {config.model.vocab_size} is smaller than the tokenizer's {vocabulary.size}: "
                         "leave it 0 to take the tokenizer's")
     model, _, layout = laid(config, devices)
     optimizer = build.section(config, "optimizer")
@@ -112,7 +112,7 @@ def experiment(config: ConfigDict, vocab_size: int, devices: list | None = None)
     tx = optimizers.build(optimizer, schedule, model.abstract, model.axes())
     with place.use(layout):
         target = states.abstract(model, tx, trainable, layout)
-    return Experiment(config, layout, model, build.build(config, "objective"), schedule, tx, trainable, target)
+    return Experiment(config, layout, model, build.build(config, "objective", vocabulary), schedule, tx, trainable, target)
 
 
 def text(config: ConfigDict, workdir: str, tokenizer: Any = None) -> tuple[Any, corpus.Corpus]:
@@ -188,7 +188,7 @@ def open_run(config: ConfigDict, workdir: str, step: int = 0) -> Trained:
         raise UserError(f"{folder} holds no checkpoints: is --workdir the folder of a run?")
     with Checkpoints(folder / "checkpoints", build.section(config, "checkpoints"), writing=False) as checkpoints:
         tokenizer = tokenizers.from_json(newest_meta(checkpoints)["tokenizer"])
-        run = experiment(config, tokenizer.vocab_size)
+        run = experiment(config, tokenizer.vocabulary)
         with place.use(run.layout):
             params, step = start.weights(checkpoints, run.target.params, step)
     return Trained(run, params, tokenizer, step)

@@ -10,6 +10,8 @@ from jaxlm import build
 from jaxlm.cli import flags as command_line
 from jaxlm.core import tree
 from jaxlm.core.log import count, size
+from jaxlm.core.types import Vocabulary
+from jaxlm.data import corpus
 from jaxlm.optim import optimizers, schedules
 from jaxlm.parallel import mesh, place
 from jaxlm.training import flops, state, step
@@ -41,10 +43,11 @@ def main(config: ConfigDict) -> None:
         print(f"{path:{width}}  {str(tuple(leaf.shape)):20} {', '.join(map(str, axes[path])):36} {split:24} "
               f"{state.bytes_per_device(leaf):,}")
 
-    rows = {k: np.zeros((1, config.data.seq_len), np.int32) for k in ("tokens", "next", "segments", "positions")}
-    objective = build.build(config, "objective")
-    batch = objective.prepare(rows, np.random.default_rng)
-    per_token = flops.count(lambda p, b: step.make_loss(model, objective)(p, b, None)[0], model.abstract, batch) / config.data.seq_len
+    # Sizes alone matter here: any tokens may be the special ones.
+    none = np.zeros(config.model.vocab_size, bool)
+    objective = build.build(config, "objective", Vocabulary(len(none), 0, (0,), pad=0, cls=0, sep=0, mask=0, continues=none))
+    batch = objective.prepare(corpus.blank(build.section(config, "data")), np.random.default_rng)
+    per_token = flops.count(lambda p, b: step.Loss(model, objective)(p, b, None)[0], model.abstract, batch) / config.data.seq_len
     learned = tree.partition(target.params, trainable)[0]
     gradients = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=x.sharding), learned)
     print(f"\nparameters       {tree.size(target.params):,} ({count(tree.size(target.params))}), trainable {tree.size(learned):,}")

@@ -43,7 +43,7 @@ def main(config: ConfigDict) -> None:
         stored = experiments.newest_meta(checkpoints) if checkpoints.steps() else None
         tokenizer, corpus = experiments.text(config, workdir, stored and tokenizers.from_json(stored["tokenizer"]))
         experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
-        run = experiments.experiment(config, tokenizer.vocab_size)
+        run = experiments.experiment(config, tokenizer.vocabulary)
         drawn = sampler.Sampler(corpus.train, config.train.batch_size, config.seed, config.data.shuffle)
         with place.use(run.layout):
             compiling.tell_changes(run, checkpoints)

@@ -17,8 +17,10 @@ Params = dict[str, Any]
 #   tokens [B,L] int32      segments [B,L] int32, 0 = padding, k = k-th packed document
 #   positions [B,L] int32, counted from each document's start      types [B,L] int32 (sentence A or B)
 #   source_tokens, source_segments, source_positions, source_types: the same for an encoder's side
-#   targets [B,L] int32     weights [B,L] float32, 0 = not a prediction     predict [B,P] int32, positions to unembed
-#   labels, spans [B,2]: what a task's head is trained on
+#   targets [B,L] int32     weights [B,L] float32, 0 = not a prediction
+#   predict [B,P] int32, positions to unembed: then targets and weights are [B,P]
+#   labels [B] int32        label_weights [B] float32, 0 = no label         label_scale [B] float32: see Objective.balance
+#   spans [B,2]: what a task's head is trained on
 Batch = dict[str, Array]
 
 
@@ -91,6 +93,11 @@ class Vocabulary:
     mask: int | None
     continues: np.ndarray | None
 
+    @staticmethod
+    def bare(size: int) -> "Vocabulary":
+        """Ids of which none has a role."""
+        return Vocabulary(size, 0, (0,), pad=None, cls=None, sep=None, mask=None, continues=None)
+
     def require(self, role: str, why: str) -> int:
         """Id of the token of a role ("pad", "cls", "sep", "mask"); UserError that begins with `why` where there is none."""
         found = getattr(self, role)
@@ -105,12 +112,18 @@ class Vocabulary:
 class Objective:
     """What a model is trained for, as two pure functions.
 
-    prepare (host, numpy): rows {tokens, next, segments, positions: [B, L] int32} and `rngs(i)`, the generator of row
-    i, to the fields of a Batch. loss (device): Outputs and Batch to Means; "loss" is the one that is optimised.
+    prepare (host, numpy): rows of a plan (int32 arrays: tokens, next, segments, positions [B, L], or what data/stretches.py
+    says) and `rngs(i)`, the generator of row i, to the fields of a Batch. loss (device): Outputs and Batch to Means; "loss"
+    is the one that is optimised, the sum of its totals over any parts of a batch divided by the sum of their weights.
+
+    Where the loss adds averages of different weights, `terms` are the names of those Means, and balance (device) adds to
+    a whole batch, before it is cut, what the sum above needs to come out as the sum of the averages.
     """
 
     prepare: Callable[[dict[str, np.ndarray], Callable[[int], np.random.Generator]], dict[str, np.ndarray]]
     loss: Callable[[Outputs, Batch], dict[str, Mean]]
+    balance: Callable[[Batch], Batch] = lambda batch: batch
+    terms: tuple[str, ...] = ()
 
 
 @jax.tree_util.register_dataclass

@@ -10,17 +10,21 @@ from jaxlm.core.errors import UserError, nearest
 from jaxlm.core.files import write_atomically
 from jaxlm.core.log import say
 from jaxlm.data import digest, store
-from jaxlm.data.pack import Packed, Plan, Windows
+from jaxlm.data.pack import Packed, Plan, Rows, Windows
+from jaxlm.data.sentences import SPLITTERS
+from jaxlm.data.stretches import Stretches
 from jaxlm.data.tokenizers.tokenizer import Tokenizer, from_json
 
-PLANS = {"windows": Windows, "pack": Packed}
+PLANS = {"windows": Windows, "pack": Packed, "sentences": Stretches}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """seq_len: tokens in a row. holdout: fraction of documents kept for evaluation, chosen by content; 0.0 keeps none.
 
-    packing: "windows" cuts the stream of documents into rows without padding; "pack" puts whole documents into rows.
+    packing: "windows" cuts the stream of documents into rows without padding; "pack" puts whole documents into rows;
+    "sentences" gives each row whole sentences of one document, for encoders and pairs of sentences.
+    sentences: how that packing splits a document, one sentence a "line" or the running "text" by its full stops.
     cache_dir: where token stores are kept, "" for `cache` in the run's folder. prefetch: batches made ahead.
     verify: check the checksums of a token store when it is opened. eval_documents: at most so many held-out documents,
     0 for all.
@@ -28,6 +32,7 @@ class Config:
     seq_len: int = 256
     holdout: float = 0.02
     packing: str = "windows"
+    sentences: str = "line"
     shuffle: bool = True
     prefetch: int = 2
     cache_dir: str = ""
@@ -41,9 +46,10 @@ class Config:
         if not 0.0 <= self.holdout < 1.0:
             found.append(f"data.holdout={self.holdout} must be in [0, 1): the fraction of documents "
                          "kept for evaluation")
-        if self.packing not in PLANS:
-            found.append(f"data.packing={self.packing!r} is unknown{nearest(self.packing, PLANS)}: use "
-                         f"{' or '.join(PLANS)}")
+        for name, known in (("packing", PLANS), ("sentences", SPLITTERS)):
+            value = getattr(self, name)
+            if value not in known:
+                found.append(f"data.{name}={value!r} is unknown{nearest(value, known)}: use {' or '.join(known)}")
         if self.prefetch < 0:
             found.append(f"data.prefetch={self.prefetch} must not be negative; 0 makes batches when they are asked for")
         if self.eval_documents < 0:
@@ -112,26 +118,33 @@ def tokenizer(config: Config, source: ModuleType, source_config: Any, kind: Modu
     return made
 
 
+def blank(config: Config) -> Rows:
+    """One row as the config's plan would make it, without a text: what an objective turns into a batch."""
+    return PLANS[config.packing].blank(config.seq_len)
+
+
 def build(config: Config, source: ModuleType, source_config: Any, made: Tokenizer,
           workdir: str | os.PathLike) -> Corpus:
     """Tokenize the source, or open what was tokenized before, and lay out its rows. Raises UserError."""
     identity = identify(config, source, source_config, workdir)
 
+    plan = PLANS[config.packing]
+    sentences = config.sentences if plan is Stretches else ""
+
     def side(which: str) -> store.Store:
         return store.build(cache_folder(config, workdir), lambda: source.documents(source_config), identity, made,
-                           config.holdout, which, identity.get("text_bytes", 0), config.verify)
+                           config.holdout, which, identity.get("text_bytes", 0), config.verify, sentences)
 
     train_store, eval_store = side("train"), None
     if config.holdout:
         eval_store = side("eval")
         if config.eval_documents:
             eval_store = eval_store.head(config.eval_documents)
-    plan = PLANS[config.packing]
     # The last row of a training stream that is not full would weigh a few tokens like a whole row.
     more = {"drop_last": True} if plan is Windows else {}
     train = plan(train_store, config.seq_len, **more)
     fingerprint = {
         "source": identity, "tokenizer": made.fingerprint, "seq_len": config.seq_len, "holdout": config.holdout,
         "packing": config.packing, "shuffle": config.shuffle, "eval_documents": config.eval_documents,
-        "train_rows": len(train), "train_tokens": len(train_store.tokens)}
+        "train_rows": len(train), "train_tokens": len(train_store.tokens)} | ({"sentences": sentences} if sentences else {})
     return Corpus(train, plan(eval_store, config.seq_len) if eval_store else None, train_store, eval_store, fingerprint)

@@ -8,6 +8,7 @@ predicted exactly once, so the sum of losses over a plan is the loss of the corp
 0 = padding) and positions (restart with each segment). Padding holds eot at segment 0. Index -1 is a row of padding.
 """
 import bisect
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from jaxlm.core.errors import UserError
 from jaxlm.data.store import Store
 
 Rows = dict[str, np.ndarray]
+# The generator of row i of these rows, for plans that draw something to go with a row; those here draw nothing.
+Others = Callable[[int], np.random.Generator] | None
 
 
 class Plan(Protocol):
@@ -25,14 +28,29 @@ class Plan(Protocol):
 
     def __len__(self) -> int: ...
 
+    @staticmethod
+    def blank(length: int) -> Rows: ...
+
     def row(self, i: int) -> Rows: ...
 
-    def rows(self, indices: np.ndarray) -> Rows: ...
+    def rows(self, indices: np.ndarray, others: Others = None) -> Rows: ...
 
     def documents(self, i: int) -> np.ndarray: ...
 
 
-class Windows:
+class _Standard:
+    """What the plans of this file share."""
+
+    @staticmethod
+    def blank(length: int) -> Rows:
+        """One row without a text."""
+        return {name: np.zeros((1, length), np.int32) for name in ("tokens", "next", "segments", "positions")}
+
+    def row(self, i: int) -> Rows:
+        return {name: values[0] for name, values in self.rows(np.array([i])).items()}
+
+
+class Windows(_Standard):
     """Row i is tokens [i L, i L + L] of the stream: nothing is padded but the end of the last row.
 
     A document begun in an earlier row continues here at position 0: it is a piece of its own, as attention does not
@@ -40,7 +58,7 @@ class Windows:
     """
 
     def __init__(self, store: Store, length: int, drop_last: bool = False):
-        _check(store, length)
+        check(store, length)
         self.store, self.length = store, length
         self._inputs = len(store.tokens) - 1  # the trailing eot is only predicted
         self._count = self._inputs // length if drop_last else -(-self._inputs // length)
@@ -51,11 +69,8 @@ class Windows:
     def __len__(self) -> int:
         return self._count
 
-    def row(self, i: int) -> Rows:
-        return {name: values[0] for name, values in self.rows(np.array([i])).items()}
-
-    def rows(self, indices: np.ndarray) -> Rows:
-        indices = _indices(indices, len(self))
+    def rows(self, indices: np.ndarray, others: Others = None) -> Rows:
+        indices = indices_of(indices, len(self))
         n, L = len(indices), self.length
         starts = indices * L
         sizes = np.where(indices < 0, 0, np.minimum(L, self._inputs - starts))
@@ -84,14 +99,14 @@ class Windows:
 
     def documents(self, i: int) -> np.ndarray:
         """Indices of the documents with a token in row i."""
-        i = int(_indices(np.array([i]), len(self))[0])
+        i = int(indices_of(np.array([i]), len(self))[0])
         if i < 0:
             return np.zeros(0, np.int64)
         start, stop = i * self.length, min((i + 1) * self.length, self._inputs)
         return np.arange(_document(self.store, start), _document(self.store, stop - 1) + 1)
 
 
-class Pieces:
+class Pieces(_Standard):
     """Rows made of pieces of the stream, each within one document: the common part of `Packed` and `Padded`.
 
     starts, sizes int64 [pieces]: where a piece lies, ordered by row; row r has pieces [first[r], first[r + 1]).
@@ -109,11 +124,8 @@ class Pieces:
         """Fraction of positions that are not padding."""
         return float(self._sizes.sum()) / (len(self) * self.length)
 
-    def row(self, i: int) -> Rows:
-        return {name: values[0] for name, values in self.rows(np.array([i])).items()}
-
-    def rows(self, indices: np.ndarray) -> Rows:
-        indices = _indices(indices, len(self))
+    def rows(self, indices: np.ndarray, others: Others = None) -> Rows:
+        indices = indices_of(indices, len(self))
         shape = (len(indices), self.length)
         tokens, following = (np.full(shape, self.store.eot, np.int32) for _ in range(2))
         segments, positions = (np.zeros(shape, np.int32) for _ in range(2))
@@ -130,7 +142,7 @@ class Pieces:
 
     def documents(self, i: int) -> np.ndarray:
         """Indices of the documents with a token in row i."""
-        i = int(_indices(np.array([i]), len(self))[0])
+        i = int(indices_of(np.array([i]), len(self))[0])
         starts = self._starts[self._first[i]:self._first[i + 1]] if i >= 0 else np.zeros(0, np.int64)
         return np.unique(_document(self.store, starts))
 
@@ -159,7 +171,7 @@ class Padded(Pieces):
 
 def _cut(store: Store, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Start and size of every piece of at most `length` tokens, in the order of the stream."""
-    _check(store, length)
+    check(store, length)
     lengths = np.diff(store.offsets)
     counts = -(-lengths // length)
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -203,14 +215,14 @@ def _document(store: Store, position: np.ndarray | int) -> np.ndarray:
     return np.searchsorted(store.offsets, position, "right") - 1
 
 
-def _check(store: Store, length: int) -> None:
+def check(store: Store, length: int) -> None:
     if length < 1:
         raise UserError(f"data.seq_len={length} must be at least 1")
     if not store.documents:
         raise UserError("the token store holds no document")
 
 
-def _indices(indices: np.ndarray, count: int) -> np.ndarray:
+def indices_of(indices: np.ndarray, count: int) -> np.ndarray:
     indices = np.asarray(indices, np.int64)
     if indices.size and not (-1 <= indices.min() and indices.max() < count):
         raise IndexError(f"rows {indices.min()} to {indices.max()} of a plan of {count} rows (-1 is a row of padding)")

@@ -10,7 +10,7 @@ from jaxlm.core.errors import UserError
 from jaxlm.data.pack import Plan, Rows
 
 # What a random stream is for; it goes into the key, so that no two uses share numbers.
-_ORDER, _ROW, _FIXED = 1, 2, 3
+_ORDER, _ROW, _FIXED, _OTHER, _FIXED_OTHER = 1, 2, 3, 4, 5
 
 
 class Sampler:
@@ -42,8 +42,9 @@ class Sampler:
         return indices
 
     def batch(self, step: int, rows: slice = slice(None)) -> Rows:
-        """The given rows of the global batch of `step`: tokens, next, segments, positions, int32 [rows, L]."""
-        return self.plan.rows(self.indices(step, rows))
+        """The given rows of the global batch of `step`, as the plan makes them; what it draws has numbers of its own."""
+        numbers = range(self.batch_size)[rows]
+        return self.plan.rows(self.indices(step, rows), lambda i: _generator(self.seed, _OTHER, step, numbers[i]))
 
     def document_ids(self, step: int, row: int) -> np.ndarray:
         """Indices in the store of the documents in one row of a batch: to look at what the model saw."""
@@ -79,7 +80,8 @@ class InOrder:
 
     def batch(self, step: int, rows: slice = slice(None)) -> Rows:
         """The given rows of batch `step`."""
-        return self.plan.rows(self.indices(step, rows))
+        indices = self.indices(step, rows)
+        return self.plan.rows(indices, lambda i: _generator(self.seed, _FIXED_OTHER, int(indices[i]), 0))
 
     def document_ids(self, step: int, row: int) -> np.ndarray:
         """Indices in the store of the documents in one row of a batch."""

@@ -1,6 +1,8 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Documents as one flat file of tokens, written once and memory-mapped: `eot d1 eot d2 ... eot dn eot`.
 
+With a splitter of sentences, sentences are tokenised one by one and where each begins is kept.
+
 Each document begins with eot and is ended by the next one's, so the targets are the stream shifted by one. A store is
 named by what went into it, appears whole or not at all, and is checked when it is opened.
 """
@@ -24,11 +26,13 @@ import numpy as np
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import Progress, say
 from jaxlm.data import digest
+from jaxlm.data.sentences import SPLITTERS
 from jaxlm.data.tokenizers.tokenizer import Tokenizer
 
 FORMAT = 1
 SIDES = ("train", "eval")
 FILES = ("tokens.bin", "offsets.npy", "bytes.npy")
+SENTENCES = "sentences.npy"  # of stores with sentences
 # Documents are encoded in lists of about this many characters: enough for all cores, little memory.
 _BATCH_CHARACTERS = 1 << 21
 _LOCKLESS_STALE_SECONDS = 86400.0
@@ -37,11 +41,13 @@ _LOCKLESS_STALE_SECONDS = 86400.0
 @dataclasses.dataclass(frozen=True)
 class Store:
     """tokens: the stream, uint16 or uint32, memory-mapped. offsets int64 [documents + 1]: where each document's eot is;
-    the last is the trailing eot. bytes int64 [documents]: UTF-8 bytes of each document's text. eot: the separator."""
+    the last is the trailing eot. bytes int64 [documents]: UTF-8 bytes of each document's text. eot: the separator.
+    sentences int64: where each sentence begins, or None; an eot belongs to none."""
     tokens: np.ndarray
     offsets: np.ndarray
     bytes: np.ndarray
     eot: int
+    sentences: np.ndarray | None = None
 
     @property
     def documents(self) -> int:
@@ -60,7 +66,8 @@ class Store:
     def head(self, documents: int) -> "Store":
         """The first `documents` documents (all, when there are fewer), as a store over the same file."""
         n = min(documents, self.documents)
-        return Store(self.tokens[:self.offsets[n] + 1], self.offsets[:n + 1], self.bytes[:n], self.eot)
+        kept = self.sentences if self.sentences is None else self.sentences[self.sentences < self.offsets[n]]
+        return Store(self.tokens[:self.offsets[n] + 1], self.offsets[:n + 1], self.bytes[:n], self.eot, kept)
 
 
 def held_out(text: str, holdout: float) -> bool:
@@ -75,11 +82,12 @@ def training_side(documents: Iterator[str], holdout: float) -> Iterator[str]:
 
 
 def build(cache_dir: str | os.PathLike, documents: Callable[[], Iterator[str]], fingerprint: dict, tokenizer: Tokenizer,
-          holdout: float, which: str = "train", text_bytes: int = 0, verify: bool = True) -> Store:
+          holdout: float, which: str = "train", text_bytes: int = 0, verify: bool = True, sentences: str = "") -> Store:
     """The store of one side of a source: opened when it is there, else both sides are written in one pass.
 
     documents, fingerprint: the documents, and JSON that says what they are. holdout: fraction of
     documents for "eval", in [0, 1]. text_bytes: all bytes of text, for the progress bar, 0 when not known.
+    sentences: how documents are split into sentences (a name in sentences.SPLITTERS), "" where they need not be.
     Any number of processes may ask at once: one builds and the others wait. Raises UserError where the side has no
     document or a store is damaged.
     """
@@ -87,7 +95,7 @@ def build(cache_dir: str | os.PathLike, documents: Callable[[], Iterator[str]], 
         raise ValueError(f"which={which!r} must be one of {SIDES}")
     if not 0.0 <= holdout <= 1.0:
         raise UserError(f"holdout={holdout} must be in [0, 1]")
-    cache, name = pathlib.Path(cache_dir), key(fingerprint, tokenizer, holdout)
+    cache, name = pathlib.Path(cache_dir), key(fingerprint, tokenizer, holdout, sentences)
     folders = {side: cache / f"{side}-{name}" for side in SIDES}
     if not folders[which].exists():
         try:
@@ -95,7 +103,7 @@ def build(cache_dir: str | os.PathLike, documents: Callable[[], Iterator[str]], 
             with _alone(cache / f".{name}.lock") as locked:
                 _remove_leftovers(cache, name, locked)
                 if not folders[which].exists():
-                    _write(cache, name, folders, documents(), fingerprint, tokenizer, holdout, text_bytes)
+                    _write(cache, name, folders, documents(), fingerprint, tokenizer, holdout, text_bytes, sentences)
         except OSError as e:
             raise UserError(f"cannot write the token store in {cache}: {e.strerror or e}; free space there or set "
                             "data.cache_dir to another folder") from e
@@ -108,9 +116,10 @@ def build(cache_dir: str | os.PathLike, documents: Callable[[], Iterator[str]], 
     return store
 
 
-def key(fingerprint: dict, tokenizer: Tokenizer, holdout: float) -> str:
-    """16 hex digits that name the stores of a source, tokenizer and holdout."""
-    return digest.of_json([FORMAT, fingerprint, tokenizer.fingerprint, float(holdout)])[:16]
+def key(fingerprint: dict, tokenizer: Tokenizer, holdout: float, sentences: str = "") -> str:
+    """16 hex digits that name the stores of a source, tokenizer, holdout and splitter of sentences."""
+    parts = [FORMAT, fingerprint, tokenizer.fingerprint, float(holdout), *([sentences] if sentences else [])]
+    return digest.of_json(parts)[:16]
 
 
 def open_store(folder: str | os.PathLike, verify: bool = True) -> Store:
@@ -131,7 +140,7 @@ def open_store(folder: str | os.PathLike, verify: bool = True) -> Store:
         raise damaged("meta.json", f"is damaged ({e!r})") from e
     if version != FORMAT:
         raise damaged("meta.json", f"has format {version}, this version reads format {FORMAT}")
-    for name in FILES:
+    for name in sizes:
         try:
             size = (folder / name).stat().st_size
         except OSError as e:
@@ -142,32 +151,40 @@ def open_store(folder: str | os.PathLike, verify: bool = True) -> Store:
             raise damaged(name, "does not have the content it was written with (wrong checksum)")
     try:
         offsets, lengths = np.load(folder / "offsets.npy"), np.load(folder / "bytes.npy")
+        sentences = np.load(folder / SENTENCES) if SENTENCES in sizes else None
     except (OSError, ValueError) as e:
-        raise damaged("offsets.npy or bytes.npy", f"is damaged ({e})") from e
-    if sizes["tokens.bin"] != counts["tokens"] * dtype.itemsize or len(lengths) != counts["documents"] \
+        raise damaged("offsets.npy, bytes.npy or sentences.npy", f"is damaged ({e})") from e
+    if not {*FILES} <= {*sizes} <= {*sums} or sizes["tokens.bin"] != counts["tokens"] * dtype.itemsize or len(lengths) != counts["documents"] \
             or len(offsets) != len(lengths) + 1 or offsets[-1] != counts["tokens"] - 1:
         raise damaged("meta.json", "contradicts the files")
-    return Store(np.memmap(folder / "tokens.bin", dtype, "r"), offsets, lengths, counts["eot"])
+    return Store(np.memmap(folder / "tokens.bin", dtype, "r"), offsets, lengths, counts["eot"], sentences)
 
 
 class _Side:
     """One side being written in its own hidden folder."""
 
-    def __init__(self, cache: pathlib.Path, side: str, name: str, tokenizer: Tokenizer):
+    def __init__(self, cache: pathlib.Path, side: str, name: str, tokenizer: Tokenizer, sentences: str):
         self.folder = pathlib.Path(tempfile.mkdtemp(dir=cache, prefix=f".{side}-{name}.tmp-"))
         self.dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
         self.eot = np.array([tokenizer.eot], self.dtype)
         self.file = open(self.folder / "tokens.bin", "wb")
         self.hash = hashlib.blake2b(digest_size=16)
         self.tokens, self.offsets, self.bytes = 0, array.array("q"), array.array("q")
+        self.sentences = array.array("q") if sentences else None
 
-    def add(self, ids: list[np.ndarray], sizes: list[int]) -> None:
+    def add(self, documents: list[list[np.ndarray]], sizes: list[int]) -> None:
+        """Documents as their sentences' tokens (one piece, where they are not split), and their bytes."""
         pieces = []
-        for document, size in zip(ids, sizes, strict=True):
+        for parts, size in zip(documents, sizes, strict=True):
             self.offsets.append(self.tokens)
             self.bytes.append(size)
-            pieces += [self.eot, document.astype(self.dtype)]
-            self.tokens += 1 + len(document)
+            pieces.append(self.eot)
+            self.tokens += 1
+            for part in parts:
+                if self.sentences is not None and len(part):
+                    self.sentences.append(self.tokens)
+                pieces.append(part.astype(self.dtype))
+                self.tokens += len(part)
         self._put(pieces)
 
     def _put(self, pieces: list[np.ndarray]) -> None:
@@ -182,14 +199,17 @@ class _Side:
         self._put([self.eot])
         _sync(self.file)
         self.file.close()
-        for name, values in (("offsets.npy", self.offsets), ("bytes.npy", self.bytes)):
+        arrays = {"offsets.npy": self.offsets, "bytes.npy": self.bytes}
+        if self.sentences is not None:
+            arrays[SENTENCES] = self.sentences
+        for name, values in arrays.items():
             with open(self.folder / name, "wb") as f:
                 np.save(f, np.frombuffer(values, np.int64) if len(values) else np.zeros(0, np.int64))
                 _sync(f)
-        sums = {name: digest.of_file(self.folder / name) for name in FILES[1:]} | {"tokens.bin": self.hash.hexdigest()}
+        sums = {name: digest.of_file(self.folder / name) for name in arrays} | {"tokens.bin": self.hash.hexdigest()}
         meta = facts | {
             "format": FORMAT, "dtype": self.dtype.str, "tokens": self.tokens, "documents": len(self.bytes),
-            "bytes": sum(self.bytes), "sizes": {name: (self.folder / name).stat().st_size for name in FILES},
+            "bytes": sum(self.bytes), "sizes": {name: (self.folder / name).stat().st_size for name in sums},
             "checksums": sums}
         with open(self.folder / "meta.json", "w") as f:
             json.dump(meta, f, indent=1)
@@ -210,15 +230,15 @@ class _Side:
 
 
 def _write(cache: pathlib.Path, name: str, folders: dict[str, pathlib.Path], documents: Iterator[str],
-           fingerprint: dict, tokenizer: Tokenizer, holdout: float, text_bytes: int) -> None:
+           fingerprint: dict, tokenizer: Tokenizer, holdout: float, text_bytes: int, sentences: str) -> None:
     """Both sides in one pass; an empty side is written too, so that it is known to be empty."""
     began, sides = time.monotonic(), {}
     try:
         for side in SIDES:
-            sides[side] = _Side(cache, side, name, tokenizer)
+            sides[side] = _Side(cache, side, name, tokenizer, sentences)
         with Progress(text_bytes or None, "tokenizing", "bytes", unit_scale=True) as bar:
             for batch in _batches(documents):
-                ids, sizes = tokenizer.encode_batch(batch), [len(text.encode()) for text in batch]
+                ids, sizes = _encode(tokenizer, batch, sentences), [len(text.encode()) for text in batch]
                 chosen = [SIDES[held_out(text, holdout)] for text in batch]
                 for side in set(chosen):
                     sides[side].add([i for i, c in zip(ids, chosen) if c == side],
@@ -236,6 +256,15 @@ def _write(cache: pathlib.Path, name: str, folders: dict[str, pathlib.Path], doc
     if tokens > 2:
         say(f"tokenized {sum(len(s.bytes) for s in sides.values()):,} documents, {size:,} bytes into {tokens:,} tokens "
             f"({size / tokens:.2f} bytes per token) in {time.monotonic() - began:.1f} s, kept in {cache}")
+
+
+def _encode(tokenizer: Tokenizer, batch: list[str], sentences: str) -> list[list[np.ndarray]]:
+    """The tokens of each document, sentence by sentence."""
+    if not sentences:
+        return [[ids] for ids in tokenizer.encode_batch(batch)]
+    split = [SPLITTERS[sentences](text) for text in batch]
+    ids = iter(tokenizer.encode_batch([sentence for parts in split for sentence in parts]))
+    return [[next(ids) for _ in parts] for parts in split]
 
 
 def _batches(documents: Iterator[str]) -> Iterator[list[str]]:

@@ -2,10 +2,11 @@
 """Causal language modelling: predict the next token of the same document."""
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 
-from jaxlm.core.types import Batch, Mean, Objective, Outputs
+from jaxlm.core.types import Batch, Mean, Objective, Outputs, Vocabulary
 from jaxlm.ops import loss as losses
 from jaxlm.parallel import place
 
@@ -18,6 +19,9 @@ class Config:
     label_smoothing: float = 0.0  # share of the target's probability spread evenly (Szegedy et al. 2016)
     chunks: int = 1  # parts of the sequence whose logits exist at a time; more saves memory
 
+    causal: ClassVar[bool] = True  # of models that see only what came before
+    packings: ClassVar[tuple[str, ...]] = ("windows", "pack")  # values of data.packing that it takes
+
     def problems(self) -> list[str]:
         out = []
         if self.z_loss < 0:
@@ -29,7 +33,10 @@ class Config:
         return out
 
 
-def build(config: Config) -> Objective:
+def build(config: Config, vocabulary: Vocabulary | None = None) -> Objective:
+    """The objective; it needs nothing of the vocabulary."""
+    del vocabulary
+
     def loss(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
         means = losses.cross_entropy(
             outputs.hidden, outputs.table, batch["targets"], batch["weights"], bias=outputs.bias,

@@ -134,8 +134,12 @@ def local_rows(layout: Layout, rows: int, devices: Iterable[jax.Device] | None =
 
 
 def put(batch: dict[str, np.ndarray], layout: Layout, rows: int) -> Batch:
-    """This process's rows (`local_rows`) of a global batch of `rows` rows, onto the devices."""
+    """This process's rows (`local_rows`) of a global batch of `rows` rows, onto the devices.
+
+    Positions are split where a field has one number a token; what is shorter (predictions, spans) is whole in each row.
+    """
     first = local_rows(layout, rows).start
+    length = max((x.shape[1] for x in batch.values() if np.ndim(x) > 1), default=0)
 
     def one(x: np.ndarray) -> Array:
         x = np.asarray(x)
@@ -144,6 +148,8 @@ def put(batch: dict[str, np.ndarray], layout: Layout, rows: int) -> Batch:
             start, stop, _ = at[0].indices(rows)
             return x[(slice(start - first, stop - first), *at[1:])]
 
-        return jax.make_array_from_callback((rows, *x.shape[1:]), batch_sharding(layout, x.ndim), part)
+        whole = x.ndim > 1 and x.shape[1] != length
+        sharding = layout.sharding("batch", *(None,) * (x.ndim - 1)) if whole else batch_sharding(layout, x.ndim)
+        return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
 
     return {name: one(x) for name, x in batch.items()}

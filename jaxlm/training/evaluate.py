@@ -60,9 +60,14 @@ def _add(sums: dict[str, Mean], means: dict[str, Mean]) -> None:
         sums[name] = sums[name] + mean if name in sums else mean
 
 
-def summary(sums: dict[str, Mean], bytes_per_token: float) -> dict[str, float]:
-    """Reported figures; bits per byte where the held-out text's UTF-8 bytes per predicted token are known (> 0)."""
+def summary(sums: dict[str, Mean], bytes_per_token: float, terms: tuple[str, ...] = ()) -> dict[str, float]:
+    """Reported figures; bits per byte where the held-out text's UTF-8 bytes per predicted token are known (> 0).
+
+    terms: an objective's, whose averages the loss adds: over several batches these are added, not the batches' losses.
+    """
     out = {name: float(mean.total / mean.weight) if mean.weight else 0.0 for name, mean in sums.items()}
+    if terms:
+        out["loss"] = sum(out[name] for name in terms)
     if "nll" in out:
         out["perplexity"] = math.exp(min(out["nll"], 700.0))
         if bytes_per_token:

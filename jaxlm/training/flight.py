@@ -29,7 +29,7 @@ class Look:
     """A step looked at closely: look(state before it, its number, its batch) -> what goes into the record."""
 
     def __init__(self, model: Any, objective: Objective, trainable: Any, micro_batches: int = 1):
-        loss = step.make_loss(model, objective)
+        loss = step.Loss(model, objective)
         self.trainable = trainable
         self.stacked = {path for path, axes in tree.flatten_axes(model.axes()).items() if axes and axes[0] == "layers"}
         self._traced: nonfinite.Traced | None = None

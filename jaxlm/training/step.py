@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The training step, one page without branches: what varies (model, objective, optimizer, trainable leaves) enters as values."""
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,21 +15,28 @@ from jaxlm.parallel import compiler
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
 
-def make_loss(model: Any, objective: Objective) -> Callable[[Params, Batch, Array | None], tuple[Array, dict[str, Mean]]]:
-    """(params, batch, dropout key) -> the summed loss, and Means of everything worth reporting."""
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """loss(params, batch, dropout key) -> the summed loss, and Means of everything worth reporting.
 
-    def loss(params: Params, batch: Batch, key: Array | None) -> tuple[Array, dict[str, Mean]]:
-        outputs = model.apply(params, batch, key=key)
+    frozen: parameters that are not differentiated, None where `params` has them; None = there are no such.
+    """
+
+    model: Any
+    objective: Objective
+    frozen: Any = None
+
+    def __call__(self, params: Params, batch: Batch, key: Array | None) -> tuple[Array, dict[str, Mean]]:
+        params = params if self.frozen is None else tree.combine(params, self.frozen)
+        outputs = self.model.apply(params, batch, key=key)
         with jax.named_scope("loss"):
-            means = objective.loss(outputs, batch)
+            means = self.objective.loss(outputs, batch)
         # A model's own terms (load balance, say) join as averages, so that they weigh the same in every micro-batch.
         extra = sum((mean.value for mean in outputs.aux.values()), jnp.zeros((), jnp.float32))
         return means["loss"].total + means["loss"].weight * extra, {**means, **outputs.aux}
 
-    return loss
 
-
-def gradients(loss: Callable, params: Params, batch: Batch, key: Array, micro_batches: int) -> tuple[Params, dict[str, Mean]]:
+def gradients(loss: Loss, params: Params, batch: Batch, key: Array, micro_batches: int) -> tuple[Params, dict[str, Mean]]:
     """Sums over all micro-batches of d(summed loss)/d(params), in float32, and of the Means: nothing is divided yet."""
     # Micro-batch m takes rows m, m + M, ...: each device splits its own rows, none move.
     split = lambda x: jnp.swapaxes(x.reshape(-1, micro_batches, *x.shape[1:]), 0, 1)
@@ -39,23 +47,23 @@ def gradients(loss: Callable, params: Params, batch: Batch, key: Array, micro_ba
 
     if micro_batches == 1:
         return one(jnp.zeros((), jnp.int32), batch)
-    parts = jax.tree.map(split, batch)
+    parts = jax.tree.map(split, loss.objective.balance(batch))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, jnp.int32(0), jax.tree.map(lambda x: x[0], parts)))
     add = lambda total, x: (jax.tree.map(jnp.add, total, one(*x)), None)
     return jax.lax.scan(add, zeros, (jnp.arange(micro_batches), parts))[0]
 
 
-def backward(loss: Callable, train: Params, frozen: Params, rng: Array, done: Array, batch: Batch,
+def backward(loss: Loss, train: Params, frozen: Params, rng: Array, done: Array, batch: Batch,
              micro_batches: int) -> tuple[Params, dict[str, Mean]]:
     """`gradients` of the trained leaves, with the dropout key of the step that comes after `done` steps."""
     key = jax.random.fold_in(jax.random.wrap_key_data(rng), done)
-    return gradients(lambda p, b, k: loss(tree.combine(p, frozen), b, k), train, batch, key, micro_batches)
+    return gradients(dataclasses.replace(loss, frozen=frozen), train, batch, key, micro_batches)
 
 
 def make_step(model: Any, objective: Objective, tx: optax.GradientTransformation, schedule: Callable, trainable: Any,
               micro_batches: int = 1) -> Step:
     """One update as a pure function of (state, batch); metrics are Means and scalars, still on the device."""
-    loss = make_loss(model, objective)
+    loss = Loss(model, objective)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         train, frozen = tree.partition(state.params, trainable)

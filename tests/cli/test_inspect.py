@@ -10,6 +10,7 @@ from jaxlm.cli import experiment, inspect
 from jaxlm.core import tree
 from jaxlm.parallel import place
 from jaxlm.training import state
+from jaxlm.data.tokenizers.tokenizer import ByteTokenizer
 from tests import tiny
 from tests.test_configs import load
 
@@ -45,7 +46,7 @@ def test_published_sizes(page, vocab, parameters, capsys):
 def test_bytes_are_those_of_the_devices(tmp_path, capsys):
     """Fails if a split is forgotten: count whole arrays in state.bytes_per_device."""
     config = tiny.shrink(load(CONFIGS / "llama_8b.py"), tiny.write_text(tmp_path / "text"), tmp_path / "cache")
-    run = experiment.experiment(config, 257)
+    run = experiment.experiment(config, ByteTokenizer().vocabulary)
     with place.use(run.layout):
         now = run.init({})
     on_first = sum(s.data.nbytes for x in jax.tree.leaves(now) for s in x.addressable_shards if s.device == jax.devices()[0])

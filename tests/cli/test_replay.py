@@ -13,6 +13,7 @@ from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.parallel import place
 from jaxlm.training import flight
+from jaxlm.data.tokenizers.tokenizer import ByteTokenizer
 from tests import tiny
 from tests.test_configs import load
 
@@ -58,7 +59,7 @@ def spoiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spoiled")
     run = trained(folder, "run", **{"train.steps": 2})
     config = build.from_json((run / "config.json").read_text())
-    here = experiment.experiment(config, 257)
+    here = experiment.experiment(config, ByteTokenizer().vocabulary)
     kept = build.section(config, "checkpoints")
     with place.use(here.layout):
         with Checkpoints(run / "checkpoints", kept, writing=False) as old:

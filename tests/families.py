@@ -1,0 +1,104 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""Every model family with what it is trained for, small: the contract tests take their models, objectives and batches here."""
+import dataclasses
+
+import numpy as np
+
+from jaxlm import build
+from jaxlm.core import tree
+from jaxlm.core.types import Objective, Vocabulary
+
+ROWS, LENGTH, VOCAB = 32, 12, 96
+SPECIAL = 5  # ids 0 .. 4 are eot and padding, cls, sep, mask and one more
+SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 2, "mlp": 64, "max_len": 32, "vocab_size": VOCAB,
+         "embed_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """An objective and its fields, fields of the model beside SMALL, and the file of the model where it is not the name."""
+
+    objective: str
+    options: dict
+    model: dict = dataclasses.field(default_factory=dict)
+    file: str = ""
+
+
+_CAUSAL = {"z_loss": 1e-3, "label_smoothing": 0.05}
+_EXPERTS = {"mlp": 48, "experts": 4, "experts_per_token": 2, "router_aux": 0.05, "router_z": 0.01}
+FAMILIES = {
+    "gpt": Family("causal_lm", _CAUSAL),
+    "llama": Family("causal_lm", _CAUSAL),
+    "llama_moe": Family("causal_lm", _CAUSAL, _EXPERTS, "llama"),
+    "bert": Family("mlm", {"pairs": "nsp", "mask_rate": 0.4}),
+    "albert": Family("mlm", {"pairs": "sop", "mask_rate": 0.4, "whole_word": True}, {"embedding_size": 16}),
+}
+if missing := set(build.names("model")) - set(FAMILIES):
+    raise AssertionError(f"add an entry to FAMILIES in tests/families.py for {', '.join(sorted(missing))}: "
+                         "its contract tests (layouts, golden curve, resume) need an objective")
+
+
+def vocabulary(size: int = VOCAB) -> Vocabulary:
+    """Every third token goes on with the word before it."""
+    continues = np.arange(size) % 3 == 2
+    continues[:SPECIAL] = False
+    return Vocabulary(size, 0, tuple(range(SPECIAL)), pad=0, cls=1, sep=2, mask=3, continues=continues)
+
+
+def model_of(family: str, **changes):
+    module = build.find("model", FAMILIES[family].file or family)
+    declared = module.Config()
+    fields = {k: v for k, v in SMALL.items() if hasattr(declared, k)}
+    return module.build(type(declared)(**fields | FAMILIES[family].model | changes))
+
+
+def objective_of(family: str, **changes) -> Objective:
+    """The family's objective; changes that it has no field for are left out."""
+    module = build.find("objective", FAMILIES[family].objective)
+    known = {k: v for k, v in changes.items() if hasattr(module.Config(), k)}
+    return module.build(module.Config(**FAMILIES[family].options | known), vocabulary())
+
+
+def batch_of(seed: int = 0, family: str = "gpt") -> dict[str, np.ndarray]:
+    """Rows of odd lengths, with padding and predictions of weight 0."""
+    if FAMILIES[family].objective == "causal_lm":
+        return packed(seed)
+    return objective_of(family).prepare(stretches(seed), lambda i: np.random.default_rng([seed, i]))
+
+
+def packed(seed: int) -> dict[str, np.ndarray]:
+    """Packed documents, each token predicting the next."""
+    draw = np.random.default_rng(seed)
+    segments, positions = np.zeros((ROWS, LENGTH), np.int32), np.zeros((ROWS, LENGTH), np.int32)
+    for row in range(ROWS):
+        at, document = 0, 0
+        while at < LENGTH - 3:
+            n = int(draw.integers(2, 7))
+            document += 1
+            end = min(at + n, LENGTH)
+            segments[row, at:end], positions[row, at:end] = document, np.arange(end - at)
+            at = end
+    tokens = draw.integers(0, VOCAB, (ROWS, LENGTH + 1)).astype(np.int32)
+    weights = ((segments > 0) & (draw.random((ROWS, LENGTH)) > 0.1)).astype(np.float32)
+    return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segments": segments, "positions": positions, "weights": weights}
+
+
+def stretches(seed: int, rows: int = ROWS, length: int = LENGTH) -> dict[str, np.ndarray]:
+    """Rows of sentences of 1 to 5 tokens, some of a single sentence or short; the last row is padding."""
+    draw, shape = np.random.default_rng(seed), (rows, 2 * length)
+    out = {}
+    for tokens, sentences in (("tokens", "sentences"), ("other", "other_sentences")):
+        sizes = draw.integers(1, 6, shape)
+        number = np.stack([np.repeat(np.arange(shape[1]), n)[:shape[1]] for n in sizes]) + 1
+        kept = np.arange(shape[1])[None] < draw.integers(3, length + 4, (rows, 1))
+        kept[-1] = False
+        out[tokens] = np.where(kept, draw.integers(SPECIAL, VOCAB, shape), 0).astype(np.int32)
+        out[sentences] = np.where(kept, number, 0).astype(np.int32)
+    return out
+
+
+def params_of(model):
+    """Noise on every parameter: biases of 0 and scales of 1 would hide mistakes."""
+    draw = np.random.default_rng(2)
+    noise = lambda path, x: np.asarray(path.endswith("scale") + 0.05 * draw.standard_normal(x.shape), x.dtype)
+    return tree.map_with_path(noise, model.abstract)
