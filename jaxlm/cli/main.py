@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "pre-train or go on with a run",
     "evaluate": "held-out loss, perplexity and bits per byte of a run",
     "generate": "continue a text with a trained model",
+    "hf": "Hugging Face model folders: import one as a run, export a run as one, check one",
     "tokenize": "train a tokenizer, tokenise the text and show what came out",
     "replay": "run one step of a run again, compare it with what was recorded, name what was not finite first",
     "compare": "the losses of two configs or two revisions on the same data, bit for bit",

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlm.checkpoints.hf import families, table
+from jaxlm.checkpoints.hf import families, folder, table
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.models import albert, bert, gpt, llama
@@ -88,6 +88,34 @@ needs_torch = pytest.mark.skipif(
 def test_live(name):
     """The same against the transformers that is installed, with weights that no file here holds."""
     compare(name, importlib.import_module("tests.reference.make_references").make(name, 2))
+
+
+@needs_torch
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_reads_what_we_write(name, tmp_path):
+    """Our parameters and our config.json, without anything kept of theirs: the same results, as many parameters.
+
+    Fails if the config leaves out a field whose default is another: drop rope_theta, layer_norm_eps or layer_types.
+    """
+    torch = importlib.import_module("torch")
+    theirs = importlib.import_module("tests.reference.make_references")
+    case = stored(name, 0)
+    hf, model, tensors = model_of(case)
+    ours, params = families.MODELS[hf["model_type"]], to_params(hf, tensors, model)
+    config = MODELS[ours].Config(**families.config_from_hf(hf, tensors))
+    written = families.config_to_hf(ours, config, tree.paths(params))
+    folder.write(tmp_path / "m", params, written, {})
+    kind = getattr(theirs.transformers, written["architectures"][0])
+    loaded, notes = kind.from_pretrained(tmp_path / "m", attn_implementation="eager", dtype=torch.float32, output_loading_info=True)
+    assert not notes["missing_keys"] and not notes["unexpected_keys"]
+    found = theirs.run(loaded.eval(), {key: case[key] for key in INPUTS if key in case})
+    real = case["segments"] > 0
+    for key, value in case.items():
+        if key in RESULTS:
+            here = found["logits" if key == "discriminator" else key]
+            there = lambda x: x[real] if x.shape[:2] == real.shape else x
+            np.testing.assert_allclose(there(here), there(value), atol=1e-5, rtol=0, err_msg=key)
+    assert sum(p.numel() for p in loaded.parameters()) == tree.size(params)
 
 
 def test_every_case_is_stored():

@@ -197,8 +197,8 @@ def generation(kept: pathlib.Path, ids: Mapping[str, int | None], causal: bool) 
     """generation_config.json of a decoder: the one it was imported with, else one that ends where documents end."""
     if not causal:
         return {}
-    known = read_json(kept / GENERATION) or {"_from_model_config": True, **{name: i for name, i in ids.items() if i is not None}}
-    return {GENERATION: json.dumps(known, indent=2, sort_keys=True) + "\n"}
+    made = {"_from_model_config": True, **{name: i for name, i in ids.items() if i is not None}}
+    return {GENERATION: json.dumps(made, indent=2, sort_keys=True) + "\n"} | _texts(kept, (GENERATION,))
 
 
 def write(path: str | os.PathLike, params: Params, hf: Mapping[str, Any], files: Mapping[str, str], *, dtype: str = "",

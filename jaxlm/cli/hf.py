@@ -1,0 +1,119 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""jaxlm hf import DIR --workdir=RUN | export OUT --workdir=RUN | check DIR: Hugging Face model folders, both ways."""
+import pathlib
+import sys
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from jaxlm import __version__, build
+from jaxlm.checkpoints import safetensors, start
+from jaxlm.checkpoints.hf import compare, families, folder
+from jaxlm.checkpoints.manager import Checkpoints
+from jaxlm.cli import experiment as experiments
+from jaxlm.cli import flags as command_line
+from jaxlm.core import files, tree
+from jaxlm.core.errors import UserError, nearest
+from jaxlm.core.log import count, say
+from jaxlm.data.tokenizers import tokenizer as tokenizers
+from jaxlm.parallel import place, processes
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("step", 0, "export: checkpoint to use; 0 = the newest.")
+flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16", "float16"], "export: type of the numbers; empty = the run's own.")
+flags.DEFINE_float("shard_gb", safetensors.SHARD_BYTES / 1e9, "export: size of a file, in gigabytes.", lower_bound=1e-9)
+flags.DEFINE_float("tolerance", 1e-4, "check: largest difference from the reference, relative beyond numbers of 1.")
+KEPT = "hf"  # folder of a run with the files that it was imported with
+
+
+def page(action: str, where: str) -> ConfigDict:
+    """The config of a folder's model, trained on text (until told otherwise Python's own) with the folder's tokenizer."""
+    if action not in ACTIONS:
+        raise UserError(f"hf: there is no '{action}'{nearest(action, ACTIONS)} There are: {', '.join(ACTIONS)}")
+    source = folder.Folder(where)
+    causal = getattr(build.find("model", source.model).Config, "causal", True)
+    config = build.defaults(model=source.model, objective="causal_lm" if causal else "mlm", tokenizer="file")
+    with config.unlocked():
+        config.model.update(source.fields)
+    config.data.seq_len = min(config.data.seq_len, config.model.max_len)
+    config.source.path = "{stdlib}"
+    config.tokenizer.path = str(source.path.resolve())
+    return config
+
+
+def importing(config: ConfigDict, where: str) -> None:
+    if FLAGS.workdir is None:
+        raise UserError("--workdir is missing: name the folder of the run to make")
+    workdir, source = pathlib.Path(FLAGS.workdir).resolve(), folder.Folder(where)
+    tokenizer, own = build.build(config, "tokenizer", None), pathlib.Path(config.tokenizer.path) == source.path.resolve()
+    _, abstract, layout = experiments.laid(config)
+    source.check_vocabulary(abstract, tokenizer.vocab_size)
+    with files.new_folder(workdir) as made, place.use(layout):
+        params = source.params(abstract)
+        # What the run needs is in its own folder from now on.
+        config.tokenizer.path = str(workdir / KEPT)
+        stored = {"config": build.to_json(config), "tokenizer": tokenizer.to_json(), "data": None,
+                  "versions": {"jaxlm": __version__, "jax": jax.__version__}}
+        (made / KEPT).mkdir()
+        for name, text in source.texts(None if own else tokenizer).items():
+            (made / KEPT / name).write_text(text, encoding="utf-8")
+        (made / "config.json").write_text(stored["config"], encoding="utf-8")
+        (made / "tokenizer.json").write_text(tokenizer.to_hf_json(), encoding="utf-8")
+        with Checkpoints(made / "checkpoints", build.section(config, "checkpoints")) as checkpoints:
+            checkpoints.save(0, {"params": params}, stored, force=True)
+    kinds = sorted({str(x.dtype) for x in source.weights.values()})
+    print(f"{source.hf['model_type']} -> {source.model}: {count(tree.size(params))} parameters ({', '.join(kinds)} in the file, "
+          f"{config.model.param_dtype} here), {tokenizer.vocab_size:,} tokens\n{FLAGS.workdir} is a run now: generate and evaluate "
+          f"take it as --workdir, train with --config={FLAGS.workdir}/config.json, others start from "
+          f"--config.start.path={FLAGS.workdir}/checkpoints")
+
+
+def exporting(config: ConfigDict, out: str) -> None:
+    kept, model = pathlib.Path(FLAGS.workdir).resolve() / KEPT, build.section(config, "model")
+    with Checkpoints(kept.parent / "checkpoints", writing=False) as checkpoints:
+        tokenizer = tokenizers.from_json(experiments.newest_meta(checkpoints)["tokenizer"])
+        config.model.vocab_size = config.model.vocab_size or tokenizer.vocab_size
+        _, abstract, layout = experiments.laid(config)
+        known, causal = folder.read_json(kept / folder.CONFIG), getattr(model, "causal", True)
+        ids = folder.special_ids(tokenizer.vocabulary, causal)
+        written = families.config_to_hf(config.model.name, build.section(config, "model"), tree.paths(abstract), known)
+        with place.use(layout):
+            params, step = start.weights(checkpoints, abstract, FLAGS.step)
+    texts = folder.tokenizer_files(kept, tokenizer) | folder.generation(kept, ids, causal)
+    folder.write(out, params, written if known else {**ids, **written}, texts, dtype=FLAGS.dtype, shard_bytes=int(FLAGS.shard_gb * 1e9))
+    print(f"step {step} -> {out}: {written['architectures'][0]}, {count(tree.size(params))} parameters")
+
+
+def checking(config: ConfigDict, where: str) -> None:
+    config.model.scan, config.model.param_dtype = False, "float32"
+    source = folder.Folder(where)
+    model, abstract, _ = experiments.laid(config)
+    params = source.params(abstract)
+    print(f"names and shapes: {len(source.weights)} tensors in {len(set(source.weights.files.values()))} file(s) fit {source.model}, "
+          f"{tree.size(params):,} parameters")
+    changed = source.changed(abstract, params)
+    back = families.config_to_hf(source.model, build.section(config, "model"), tree.paths(abstract), source.hf)
+    print(f"round trip: {'every tensor comes back bit for bit' if not changed else 'CHANGED: ' + ', '.join(changed[:5])}; "
+          f"config.json reads back as {back['architectures'][0]}")
+    well = not changed
+    if versions := compare.installed():
+        well &= compare.told(source, model.apply, params, FLAGS.tolerance, versions)
+    else:
+        say("torch and transformers are not installed: no results are compared (pip install torch transformers)")
+    raise SystemExit(0 if well else 1)
+
+
+ACTIONS = {"import": importing, "export": exporting, "check": checking}
+
+
+def main(config: ConfigDict, action: str, where: str) -> None:
+    if processes.several():
+        raise UserError("hf works with one process; training by several starts from a folder itself: --config.start.path=FOLDER")
+    build.validate(config, jax.device_count())
+    ACTIONS[action](config, where)
+
+if __name__ == "__main__":
+    chosen = next((a for a in sys.argv[1:] if not a.startswith("-")), "")
+    command_line.run(main, needs_run=chosen == "export", words=("import, export or check", "the folder to read or to write"),
+                     page=None if chosen == "export" else page)
