@@ -62,31 +62,37 @@ def model(name: str, case: dict) -> torch.nn.Module:
 
 
 def generated(name: str, case: dict, seed: int) -> dict[str, np.ndarray]:
-    """search: int32 [ROWS * n, NEW] new tokens of every prompt, in one left-padded batch; and its scores."""
+    """search: int32 [ROWS * n, NEW] new tokens of every prompt, in one left-padded batch; and its scores.
+
+    Where n-grams may not come twice, each prompt alone: transformers counts the padding as text that was said.
+    """
     texts = prompts(seed)
     width = max(map(len, texts))
     ids, mask = np.full((ROWS, width), EOT), np.zeros((ROWS, width), np.int64)
     for row, text in enumerate(texts):
         ids[row, width - len(text) :], mask[row, width - len(text) :] = text, 1
     net = model(name, case)
-    call = lambda **settings: net.generate(torch.tensor(ids), attention_mask=torch.tensor(mask), do_sample=False, max_new_tokens=NEW,
-                                           pad_token_id=EOT, bos_token_id=None, return_dict_in_generate=True, output_scores=True,
-                                           **settings)
+    call = lambda first=0, rows=slice(None), **settings: net.generate(
+        torch.tensor(ids[rows, first:]), attention_mask=torch.tensor(mask[rows, first:]), do_sample=False, max_new_tokens=NEW,
+        pad_token_id=EOT, bos_token_id=None, return_dict_in_generate=True, output_scores=True, **settings)
     with torch.no_grad():
         free = call(eos_token_id=10**6).sequences[:, width:].numpy()
     # The end is the id that is said in the middle of about every third text, so that some end early and some do not.
     end = min(range(37), key=lambda i: abs((free[:, 2:] == i).any(axis=1).mean() - 0.35))
     out = {"end": np.int32(end)}
     for search, settings in SEARCHES.items():
+        calls = [(0, slice(None))]
+        if "no_repeat_ngram_size" in settings:
+            calls = [(width - len(text), slice(row, row + 1)) for row, text in enumerate(texts)]
         with torch.no_grad():
-            found = call(eos_token_id=end, **settings)
-        new = found.sequences[:, width:].numpy().astype(np.int32)
-        new = np.pad(new, ((0, 0), (0, NEW - new.shape[1])), constant_values=EOT)
+            found = [call(first, rows, eos_token_id=end, **settings) for first, rows in calls]
+        said = [one.sequences[:, width - first :].numpy().astype(np.int32) for one, (first, _) in zip(found, calls)]
+        new = np.concatenate([np.pad(one, ((0, 0), (0, NEW - one.shape[1])), constant_values=EOT) for one in said])
         # Behind its end a text is padding in theirs and eot in ours.
         behind = np.cumsum(new == end, axis=1) - (new == end) > 0
         out[search] = np.where(behind, end, new)
         if "num_beams" in settings:
-            out[search + "/scores"] = found.sequences_scores.numpy()
+            out[search + "/scores"] = np.concatenate([one.sequences_scores.numpy() for one in found])
     return out
 
 
