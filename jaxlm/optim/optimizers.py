@@ -1,7 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""AdamW, Adafactor, Lion, Muon and SGD with everything around them: one chain whose state names its parts.
+"""AdamW, LAMB, Adafactor, Lion, Muon and SGD with everything around them: one chain whose state names its parts.
 
-clip -> core -> decay -> rates -> lr -> ema. All arithmetic is float32, whatever the parameters are stored in.
+clip -> core -> decay -> trust (LAMB) -> rates -> lr -> ema. All arithmetic is float32, whatever the parameters are stored in.
 """
 import dataclasses
 import math
@@ -27,14 +27,14 @@ MUON_RMS = 0.2
 class Config:
     """An optimizer; each field says which optimizers read it."""
 
-    name: str = "adamw"  # adamw, adafactor, lion, muon or sgd
+    name: str = "adamw"  # adamw, lamb, adafactor, lion, muon or sgd
     lr: float = 3e-4  # the peak of the schedule
-    b1: float = 0.9  # adamw, lion, muon's Adam part
-    b2: float = 0.95  # adamw, lion, muon's Adam part
-    eps: float = 1e-8  # adamw, muon's Adam part
+    b1: float = 0.9  # adamw, lamb, lion, muon's Adam part
+    b2: float = 0.95  # adamw, lamb, lion, muon's Adam part
+    eps: float = 1e-8  # adamw, lamb, muon's Adam part
     momentum: float = 0.95  # sgd, muon
     nesterov: bool = True  # sgd, muon
-    moment_dtype: str = "float32"  # of the first moment (adamw, lion, muon, sgd); second moments stay float32
+    moment_dtype: str = "float32"  # of the first moment (adamw, lamb, lion, muon, sgd); second moments stay float32
     parameter_scale: bool = True  # adafactor: steps are relative to the size of the parameter
     matrices: str = r"kernel$"  # muon: what it orthogonalises, layer by layer; tables, heads and the rest go to Adam
     weight_decay: float = 0.1  # decoupled, times the learning rate
@@ -101,6 +101,8 @@ def build(config: Config, schedule: Schedule, params: Params, axes: Params) -> o
             raise UserError(f"optimizer.decay '{config.decay}' matches no parameter that is trained: "
                             "set optimizer.weight_decay to 0, or let it match one")
         parts.append(("decay", optax.add_decayed_weights(config.weight_decay, decayed)))
+    if config.name == "lamb":
+        parts.append(("trust", _trust(names)))
     if config.rates or config.layer_decay != 1:
         # Judged on the whole model, so that one list of rates serves runs that freeze different parts.
         table = masks.rates(params, config.rates, names, config.layer_decay, config.embeddings)
@@ -179,8 +181,20 @@ def dimensions(path: str, axes: tuple) -> contrib.MuonDimensionNumbers:
 
 
 CORES: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adamw": _adam, "adafactor": _adafactor, "lion": _lion, "muon": _muon, "sgd": _sgd,
+    "adamw": _adam, "lamb": _adam, "adafactor": _adafactor, "lion": _lion, "muon": _muon, "sgd": _sgd,
 }
+
+
+def _trust(axes: dict[str, tuple]) -> optax.GradientTransformation:
+    """LAMB's trust ratio (You et al. 2019, arXiv 1904.00962): each parameter's update is made as long as the parameter,
+    layer by layer in a stack; a parameter or an update of length 0 leaves it as it is."""
+    def scaled(path: str, update: Any, param: Any) -> Any:
+        rest = tuple(i for i in range(update.ndim) if i not in _stacked(axes[path]))
+        length = lambda x: jnp.sqrt(jnp.sum(jnp.square(x), rest, keepdims=True))
+        size, step = length(param), length(update)
+        return update * jnp.where((size == 0) | (step == 0), 1.0, size / jnp.where(step == 0, 1.0, step))
+
+    return optax.stateless(lambda updates, params: tree.map_with_path(scaled, updates, params))
 
 
 def _scale(table: Any) -> optax.GradientTransformation:

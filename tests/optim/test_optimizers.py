@@ -125,6 +125,43 @@ def test_against_numpy(name, steps):
     same(got, want, 1e-4 if name == "muon" else 2e-5)
 
 
+def test_lamb_is_its_formula():
+    """You et al. 2019, algorithm 2: x - lr |x| / |r + decay x| (r + decay x) of Adam's r, each layer of a stack by itself.
+
+    Fails if a stack has one ratio (`rest` of all dimensions), or the ratio comes before decay.
+    """
+    start, grads, want = draw(0), [draw(i + 1) for i in range(3)], {}
+    for path, x in start.items():
+        decay = 0.3 if path.endswith(("kernel", "tokens")) else 0.0
+        m, v = np.zeros_like(x), np.zeros_like(x)
+        for t, g in enumerate((g[path] for g in grads), 1):
+            m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g * g
+            r = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-8) + decay * x
+            layers = range(len(x)) if path.startswith("blocks/") else [slice(None)]
+            x = x.copy()
+            for i in layers:
+                x[i] -= LR * np.linalg.norm(x[i]) / np.linalg.norm(r[i]) * r[i]
+        want[path] = x
+    same(run(config("lamb", weight_decay=0.3), 3)[0], want)
+
+
+def test_lamb_is_optax_lamb():
+    """Parameters that are no stack, one of them of length 0. Fails if a ratio of 0 is kept: it could never move."""
+    params = {"a": {"kernel": jnp.asarray(draw(0)["blocks/up/kernel"][0])}, "b": {"bias": jnp.zeros(5)}}
+    axes = {"a": {"kernel": ("embed", "mlp")}, "b": {"bias": ("mlp",)}}
+    mine = optimizers.build(config("lamb", weight_decay=0.3, b2=0.999, eps=1e-6), lambda step: LR, params, axes)
+    theirs = optax.lamb(LR, weight_decay=0.3, mask={"a": {"kernel": True}, "b": {"bias": False}})
+    out = []
+    for tx in (mine, theirs):
+        now, state = params, tx.init(params)
+        for step in range(3):
+            updates, state = tx.update(jax.tree.map(lambda x: jnp.cos(x + step), now), state, now)
+            now = optax.apply_updates(now, updates)
+        out.append(tree.flatten(now))
+    same(*out, 1e-6)
+    assert (out[0]["b/bias"] != 0).all()
+
+
 @pytest.mark.parametrize("scale", [True, False])
 def test_adafactor_is_optax_adafactor(scale):
     """Fails if a piece of the chain is missing or in another place. (Factored: min size 128.)"""
@@ -205,7 +242,7 @@ def test_average_follows_the_new_parameters():
 
 def test_moment_dtype():
     """Fails if moment_dtype is not handed on."""
-    places = {"adamw": "core/mu", "lion": "core/mu", "sgd": "core/trace", "muon": "muon/inner_state/0/mu"}
+    places = {"adamw": "core/mu", "lamb": "core/mu", "lion": "core/mu", "sgd": "core/trace", "muon": "muon/inner_state/0/mu"}
     for name, at in places.items():
         tx = optimizers.build(config(name, moment_dtype="bfloat16"), lambda step: LR, PARAMS, AXES)
         updates, state = jax.eval_shape(lambda p: tx.update(p, tx.init(p), p), PARAMS)
