@@ -65,6 +65,8 @@ def cut_down(words: list[str]) -> list[str]:
         small.append("--config.source.path=my_texts/")  # for the 11 MB of the standard library
     if not any("tokenizer=" in w for w in words):
         small.append("--config.tokenizer.vocab_size=300")
+    if "bert" in " ".join(words):
+        small += ["--config.model.heads=2", "--config.model.layers=1"]
     given = {w.split("=")[0] for w in words} - {"--config.train.steps"}
     return [s for s in small if s.split("=")[0] not in given]
 

@@ -14,7 +14,7 @@ from jaxlm import build
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Fields that make a component small without changing what it computes; only those that it has are set.
 # Sizes divide over the meshes of the pages on 8 devices.
-SMALL = {"layers": 2, "embed": 32, "heads": 8, "kv_heads": 4, "head_dim": 8, "mlp": 48, "max_len": 64, "vocab_size": 264}
+SMALL = {"layers": 2, "embed": 32, "heads": 8, "kv_heads": 4, "head_dim": 8, "mlp": 48, "max_len": 64, "vocab_size": 264, "embedding_size": 16}
 
 
 def write_text(folder: pathlib.Path, documents: int = 40, seed: int = 0) -> pathlib.Path:
@@ -31,15 +31,19 @@ def write_text(folder: pathlib.Path, documents: int = 40, seed: int = 0) -> path
 def shrink(config, text: pathlib.Path, cache: pathlib.Path):
     """A page as it is, but with a tiny model, byte tokens, little text and few steps."""
     build.variant(config, "source=text,tokenizer=byte")
+    if not getattr(build.section(config, "objective"), "causal", True):
+        config.tokenizer.special_tokens = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
+        config.data.sentences = "line"  # as the little text has them
     config.source.path = str(text)
     config.data.cache_dir = str(cache)
     config.data.seq_len = 32
     config.data.holdout = 0.2
     for field, value in SMALL.items():
-        if field in config.model and not (field in ("kv_heads", "head_dim", "mlp") and config.model[field] == 0):
+        if field in config.model and not (field in ("kv_heads", "head_dim", "mlp", "embedding_size") and config.model[field] == 0):
             config.model[field] = value
     config.train.steps = 2
     config.train.batch_size = 16
+    config.train.accumulate = min(config.train.accumulate, 2)
     config.train.log_every = 1
     config.train.tensorboard = False
     config.train.sample_tokens = min(config.train.sample_tokens, 4)
