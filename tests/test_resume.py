@@ -8,12 +8,13 @@ import pytest
 
 from jaxlm import build
 from jaxlm.checkpoints.manager import Checkpoints
-from jaxlm.cli import experiment
+from jaxlm.cli import experiment, train
 from jaxlm.core import tree
 from jaxlm.data.tokenizers.tokenizer import ByteTokenizer
 from jaxlm.parallel import place
 from jaxlm.training import metrics
 from tests import tiny
+from tests.test_configs import load
 from tests.kills import kill_until_done
 
 STEPS, EVALUATED, BATCHES = 8, 4, 3  # steps, steps between evaluations, batches of one
@@ -129,6 +130,26 @@ def test_interrupted_is_uninterrupted(whole, number, code):
     resumed_at = 3 if number == signal.SIGKILL else 6
     after = STEPS - resumed_at + BATCHES * (STEPS // EVALUATED - resumed_at // EVALUATED)
     assert seen(name)[-after:] == seen("whole")[-after:]
+
+
+def test_an_encoder_resumes(tmp_path):
+    """Masks, pairs, dropout and two losses go on as if nothing had happened. Fails if a mask is drawn from anything but
+    (seed, step, row): `np.random.default_rng()` for `rngs(i)` in mlm.prepare."""
+    config = tiny.shrink(load(tiny.ROOT / "configs" / "bert_tiny.py"), tiny.write_text(tmp_path / "text"), tmp_path / "cache")
+    config.model.residual_dropout = config.model.embed_dropout = 0.1
+    config.schedule.total = 5
+    found = {}
+    for name, stops in (("whole", (4,)), ("cut", (2, 4))):
+        for config.train.steps in stops:
+            with tiny.workdir(tmp_path / name):
+                train.main(config)
+        with Checkpoints(tmp_path / name / "checkpoints", writing=False) as checkpoints:
+            found[name] = checkpoints.read(4, {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in checkpoints.leaves(4).items()})
+    assert found["whole"].keys() == found["cut"].keys() and any("pair/kernel" in path for path in found["cut"])
+    for path, x in found["whole"].items():
+        np.testing.assert_array_equal(found["cut"][path], x, err_msg=path)
+    rows = {name: [row for row in figures(tmp_path, name) if "train/loss" in row] for name in found}
+    assert rows["cut"] == rows["whole"] and len(rows["cut"]) == 4 and "train/nsp_loss" in rows["cut"][0]
 
 
 # What the run is doing when the signal comes, where that is in the library, at which call; and what the run then has.
