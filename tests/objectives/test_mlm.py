@@ -2,6 +2,7 @@
 """Masks and pairs as published: rates within 3 sigma, never a special token, labels balanced, pairs of the right sentences."""
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,9 @@ from jaxlm.data import sampler
 from jaxlm.data.store import Store
 from jaxlm.data.stretches import Stretches
 from jaxlm.objectives import framing, mlm
+from jaxlm.optim import optimizers, schedules
+from jaxlm.parallel import mesh, place, rules
+from jaxlm.training import state, step
 from tests import families
 
 V = families.VOCAB
@@ -84,8 +88,8 @@ def test_masks_change_with_step_and_row_only():
     assert same and any(not np.array_equal(batch(i)["predict"], batch(0)["predict"]) for i in same)
 
 
-def corpus(documents: int = 30, seed: int = 0, single: bool = False) -> Store:
-    """Documents of sentences of 2 to 9 tokens; the tokens of document d are all 5 + d."""
+def corpus(documents: int = 30, seed: int = 0, single: bool = False, least: int = 2) -> Store:
+    """Documents of sentences of `least` to 9 tokens; the tokens of document d are all 5 + d."""
     draw = np.random.default_rng(seed)
     tokens, offsets, sentences = [], [], []
     for d in range(documents):
@@ -93,7 +97,7 @@ def corpus(documents: int = 30, seed: int = 0, single: bool = False) -> Store:
         tokens.append(0)
         for _ in range(1 if single else int(draw.integers(6, 20))):
             sentences.append(len(tokens))
-            tokens += [5 + d] * int(draw.integers(2, 10))
+            tokens += [5 + d] * int(draw.integers(least, 10))
     offsets.append(len(tokens))
     return Store(np.array([*tokens, 0], np.uint16), np.array(offsets), np.ones(documents, np.int64), 0, np.array(sentences))
 
@@ -191,3 +195,38 @@ def test_a_missing_token_is_named(role):
     lacking = dataclasses.replace(WORDS, **{role: None})
     with pytest.raises(UserError, match=f"a {role} token"):
         mlm.build(mlm.Config(), lacking).prepare(families.stretches(0), np.random.default_rng)
+
+
+@pytest.mark.parametrize("pairs", ["nsp", "sop"])
+def test_a_small_corpus_is_learned(pairs):
+    """Loss near zero on documents that say what is hidden and whose sentences tell where they stand.
+
+    Fails if a prediction is taken of another position than its target's: `predict` + 1 in mlm._hide.
+    """
+    store = corpus(12, least=6)
+    if pairs == "sop":  # every token of a document's k-th sentence is 5 + k
+        at = np.arange(len(store.tokens))
+        first = np.searchsorted(store.sentences, store.offsets[:-1])  # sentence of the document
+        sentence = np.searchsorted(store.sentences, at, "right") - 1
+        number = sentence - first[(np.searchsorted(store.offsets, at, "right") - 1).clip(0, len(first) - 1)]
+        store = dataclasses.replace(store, tokens=np.where(store.tokens > 0, 5 + number, 0).astype(np.uint16))
+    model = families.model_of("bert", embed=64)
+    objective = mlm.build(mlm.Config(pairs=pairs, mask_rate=0.2), WORDS)
+    steps = 300
+    schedule = schedules.build(schedules.Config(name="linear", warmup=20, final=0.0), 4e-3, steps)
+    tx = optimizers.build(optimizers.Config(lr=4e-3, weight_decay=0.0), schedule, model.abstract, model.axes())
+    trainable = jax.tree.map(lambda _: True, model.abstract)
+    drawn = sampler.Sampler(Stretches(store, 24), 32, 0)
+    layout = place.Layout(mesh.make(mesh.Config(data=1), jax.devices()[:1]), rules.find("dp"))
+    with place.use(layout):
+        target = state.abstract(model, tx, trainable, layout)
+        now = state.initialise(model, tx, trainable, 0, target)
+        losses = []
+        for number in range(steps):
+            batch = place.put(objective.prepare(drawn.batch(number), lambda i, n=number: drawn.rng(n, i)), layout, 32)
+            if not number:
+                update = step.compile_step(step.make_step(model, objective, tx, schedule, trainable), now, batch, layout.replicated)
+            now, metrics = update(now, batch)
+            losses.append({name: float(mean.value) for name, mean in metrics["means"].items()})
+    last = {name: np.mean([x[name] for x in losses[-20:]]) for name in losses[0]}
+    assert losses[0]["loss"] > 4.5 and last["loss"] < 0.3, last
