@@ -201,7 +201,7 @@ def test_a_missing_token_is_named(role):
 def test_a_small_corpus_is_learned(pairs):
     """Loss near zero on documents that say what is hidden and whose sentences tell where they stand.
 
-    Fails if a prediction is taken of another position than its target's: `predict` + 1 in mlm._hide.
+    Fails if a label is not of its pair: `int(rng.random() < 0.5)` for `label` where framing._pair ends.
     """
     store = corpus(12, least=6)
     if pairs == "sop":  # every token of a document's k-th sentence is 5 + k
