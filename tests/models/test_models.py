@@ -308,7 +308,7 @@ def test_defaults_of_a_batch():
     full = {**whole, "segments": jnp.ones((2, L), jnp.int32), "positions": jnp.tile(jnp.arange(L), (2, 1))}
     for name in ("gpt", "llama", "bert", "bert_all"):
         run = jax.jit(lambda b, name=name: model(name).apply(params(name), b).logits)
-        np.testing.assert_array_equal(run(whole), run(full))
+        close(run(whole), run(full))  # two programs: a mask of ones is not compiled away everywhere
 
 
 @pytest.mark.parametrize("name", ENCODERS)
