@@ -79,6 +79,26 @@ def test_what_is_no_config_is_refused(text):
         build.from_json(text, "file")
 
 
+@pytest.mark.parametrize("change,word", [
+    ("model=bert", "predicts the next token, which an encoder sees"),
+    ("objective=mlm", "for models that see both ways"),
+    ("model=bert,objective=mlm,packing=sentences", ""),
+    ("model=bert,objective=mlm,pairs=nsp", "objective 'mlm' as it is set needs sentences"),
+    ("packing=sentences", "objective 'causal_lm' as it is set needs windows or pack"),
+])
+def test_models_objectives_and_rows_fit(change, word):
+    """Fails if an encoder may be trained to copy the next token that it sees: drop `causal` from build._cross."""
+    config, parts = page(), dict(part.split("=") for part in change.split(","))
+    build.variant(config, ",".join(f"{kind}={parts[kind]}" for kind in ("model", "objective") if kind in parts))
+    config.data.packing = parts.get("packing", "windows")
+    if "pairs" in parts:
+        config.objective.pairs = parts["pairs"]
+    if not word:
+        return build.validate(config)
+    with pytest.raises(UserError, match=word):
+        build.validate(config)
+
+
 def test_names_and_variants():
     assert {"gpt", "llama"} <= set(build.names("model")) and "causal_lm" in build.names("objective")
     with pytest.raises(UserError, match="did you mean 'llama'"):
