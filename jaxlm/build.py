@@ -147,6 +147,10 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
     if getattr(model, "causal", True) != causal:
         does = "predicts the next token, which an encoder sees" if causal else "is for models that see both ways"
         out.append(f"objective '{config.objective.name}' {does}: model '{config.model.name}' needs another objective")
+    if not causal and train.sample_tokens:
+        out.append(f"train.sample_tokens is {train.sample_tokens}: a model that sees both ways continues no text, set it to 0")
+    if not causal and train.baseline:
+        out.append(f"train.baseline is '{train.baseline}': bits per byte are of objectives that predict each token once, set it to ''")
     if data.packing not in packings:
         out.append(f"data.packing is '{data.packing}': objective '{config.objective.name}' as it is set needs {' or '.join(packings)}")
     if getattr(model, "max_len", 0) and data.seq_len > model.max_len:

@@ -84,6 +84,8 @@ def test_what_is_no_config_is_refused(text):
     ("objective=mlm", "for models that see both ways"),
     ("model=bert,objective=mlm,packing=sentences", ""),
     ("model=bert,objective=mlm,pairs=nsp", "objective 'mlm' as it is set needs sentences"),
+    ("model=bert,objective=mlm,sample_tokens=3", "train.sample_tokens is 3: a model that sees both ways"),
+    ("model=bert,objective=mlm,baseline=trigram", "train.baseline is 'trigram': bits per byte"),
     ("packing=sentences", "objective 'causal_lm' as it is set needs windows or pack"),
 ])
 def test_models_objectives_and_rows_fit(change, word):
@@ -93,6 +95,7 @@ def test_models_objectives_and_rows_fit(change, word):
     config.data.packing = parts.get("packing", "windows")
     if "pairs" in parts:
         config.objective.pairs = parts["pairs"]
+    config.train.sample_tokens, config.train.baseline = int(parts.get("sample_tokens", 0)), parts.get("baseline", "")
     if not word:
         return build.validate(config)
     with pytest.raises(UserError, match=word):

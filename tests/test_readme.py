@@ -66,8 +66,9 @@ def cut_down(words: list[str]) -> list[str]:
     if not any("tokenizer=" in w for w in words):
         small.append("--config.tokenizer.vocab_size=300")
     if "bert" in " ".join(words):
-        small += ["--config.model.heads=2", "--config.model.layers=1"]
+        small += ["--config.model.heads=2", "--config.train.sample_tokens=0"]
     given = {w.split("=")[0] for w in words} - {"--config.train.steps"}
+    small = list({s.split("=")[0]: s for s in small}.values())  # the last of a field
     return [s for s in small if s.split("=")[0] not in given]
 
 
