@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 # The end of a sentence in running text: a blank line; a full stop, question or exclamation mark (with closing quotes
 # and brackets) before white space; or the marks of Chinese and Japanese, which no space follows.
-_END = re.compile(r"\s*\n\s*\n\s*|(?<=[.!?…])[\"'”’»)\]]*\s+|(?<=[。！？])[」』”’）]*\s*")
+# (White space before a blank line is stripped, not matched: a long run of it would be looked through from each of its places.)
+_END = re.compile(r"\n[^\S\n]*\n\s*|(?<=[.!?…])[\"'”’»)\]]*\s+|(?<=[。！？])[」』”’）]*\s*")
 
 
 def lines(text: str) -> list[str]:
@@ -17,7 +18,7 @@ def lines(text: str) -> list[str]:
 
 
 def running(text: str) -> list[str]:
-    """The sentences of running text. A mark before a small letter ends none ("e.g. this"); "Mr. Smith" is cut."""
+    """The sentences of running text. A mark before a small letter on its line ends none ("e.g. this"); "Mr. Smith" is cut."""
     out, begin = [], 0
     for found in _END.finditer(text):
         following = text[found.end():found.end() + 1]

@@ -26,6 +26,10 @@ class Stepper:
     model: Any
     vocab: int = 0
 
+    def __post_init__(self):
+        # A model that continues no text raises here, before a prompt is read for its length, or shown.
+        jax.eval_shape(lambda: self.model.cache(1, 1))
+
     def prefill(self, params: Params, batch: Batch, length: int) -> tuple[Array, Any]:
         """(float32 logits [B, V] after the last token, a cache of `length` slots with the prompts in it).
 

@@ -77,12 +77,11 @@ def _pair(pairs: str, sentences: list, stretch: Row, room: int, short_rate: floa
             return [_window(a, room, rng)], ORDERED, 0.0
         a, b = _truncate(a, b, room, rng)
         return ([b, a], SWAPPED, 1.0) if coin else ([a, b], ORDERED, 1.0)
-    label = NEXT
+    others, label = _split(stretch["other"], stretch["other_sentences"]), NEXT
+    if not others:  # told of the first row, whatever its coin
+        raise UserError("objective.pairs='nsp' takes a sentence from another document and there is only one: split the "
+                        "source into documents (source.split), or set objective.pairs='sop'")
     if single or coin:
-        others = _split(stretch["other"], stretch["other_sentences"])
-        if not others:
-            raise UserError("objective.pairs='nsp' takes a sentence from another document and there is only one: split the "
-                            "source into documents (source.split), or set objective.pairs='sop'")
         b, label = _until(others, _size(b) if b else max(1, room - _size(a))), RANDOM
     return [*_truncate(a, b, room, rng)], label, 1.0
 

@@ -115,6 +115,23 @@ def test_an_evaluated_run_is_one_line_of_json(tmp_path):
     assert row == logged
 
 
+def test_a_run_of_an_encoder(tmp_path):
+    """evaluate repeats what training said, of the masked words and of the pairs; generate has one error for all it does, before
+    it shows a prompt. Fails if a cache is asked for when the prompt is in already: drop Stepper.__post_init__."""
+    config = tiny.shrink(load(tiny.ROOT / "configs" / "bert_tiny.py"), tiny.write_text(tmp_path / "text"), tmp_path / "cache")
+    with tiny.workdir(tmp_path / "run"):
+        train.main(config)
+    done = tiny.command("evaluate", f"--workdir={tmp_path / 'run'}", devices=8)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "eval/loss" in line][-1]
+    assert row == logged and {"eval/loss", "eval/mlm_loss", "eval/mlm_accuracy", "eval/nsp_loss", "eval/nsp_accuracy"} <= row.keys()
+    for words in (["--prompt=the fox"], ["--prompt=the fox", "--score"]):
+        said = tiny.command("generate", f"--workdir={tmp_path / 'run'}", *words, devices=8)
+        assert (said.returncode, said.stdout) == (2, "") and said.stderr.count("error:") == 1 and "Traceback" not in said.stderr
+        assert "an encoder sees the text on both sides" in said.stderr and "generate with a decoder" in said.stderr
+
+
 def test_other_compiler_options_are_told(capsys):
     """Fails if a run goes on with other roundings without a word: `return` at the start of compiling.tell_changes."""
     run = types.SimpleNamespace(compiler_options={"xla_a": 1})

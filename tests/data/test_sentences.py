@@ -1,5 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Sentences: how text is split, that stores keep where they begin, and the stretches that rows are made of."""
+import time
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,16 @@ def test_lines():
 def test_running_text(text, want):
     """Fails if a mark before a small letter ends a sentence: drop the `islower` line."""
     assert running(text) == want
+
+
+def test_nothing_but_white_space_is_lost_and_it_takes_no_time():
+    """Fails if a run of spaces is looked through once for each of them: let _END begin with white space before the line break."""
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        text = "".join(draw.choice(list("ab AB.!?…。！\"”)\n\n  "), 200))
+        assert "".join("".join(running(text)).split()) == "".join(text.split())
+    began = time.monotonic()
+    assert running("a" + " " * 200_000 + "b" + "\n" + " " * 200_000 + ".") and time.monotonic() - began < 5
 
 
 def test_a_store_keeps_where_sentences_begin(tmp_path):
