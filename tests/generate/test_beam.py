@@ -18,7 +18,7 @@ from jaxlm.generate.settings import Config
 from jaxlm.parallel import mesh, place, rules
 from tests.generate.test_decode import EOT, PROMPTS, TENSOR, VOCAB, full_forward
 from tests.reference.test_reference import HERE as REFERENCES
-from tests.reference.test_reference import model_of, stored
+from tests.reference.test_reference import model_of, stored, to_params
 
 HERE = REFERENCES.parent / "generate"
 NEW = 12  # as in make_references
@@ -42,8 +42,8 @@ def prompts(seed):
 
 def ours(case, seed, end):
     """As make_references.generated, for texts that end at the id `end`."""
-    family, model, tensors = model_of(case)
-    params = jax.device_put(family.params_from_hf(tensors, model.abstract))
+    hf, model, tensors = model_of(case)
+    params = jax.device_put(to_params(hf, tensors, model))
     decoder, beams, out = Decoder(model, end, 37, 40), Beams(model, end, 37, 40), {}
     for search, config in SEARCHES.items():
         bad = BAD if config.bad_words else ()
