@@ -35,14 +35,11 @@ class Option:
     call: str = ""  # set only where a bfloat16 product then becomes this library call: else it would only cost
 
 
-_ONEDNN = "__onednn$matmul"
+# Not set on CPUs, although they were the fastest: xla_cpu_experimental_onednn_custom_call=true with
+# xla_cpu_experimental_ynn_fusion_type="". With jaxlib 0.12 the gradients of whole models then come out wrong by 30 to 50 %,
+# without an error and with the right loss. tests/training/test_cpu_step.py compares gradients under this table with those under none.
 OPTIONS: dict[str, dict[str, Option]] = {
     "cpu": {
-        "xla_cpu_experimental_onednn_custom_call": Option(
-            True, "matrix products by oneDNN, which takes every form of them (that of a weight's gradient too) and computes "
-            "in bfloat16 where the processor can", "openxla/xla pull request 31025, jax pull request 33900; measured", _ONEDNN),
-        "xla_cpu_experimental_ynn_fusion_type": Option(
-            "", "oneDNN sees only what YNNPACK has not taken", "jax pull request 33900; measured", _ONEDNN),
         "xla_cpu_prefer_vector_width": Option(
             512, "the whole width of AVX-512, where LLVM prefers half of it; without AVX-512 it changes nothing",
             "LLVM's prefer-vector-width; measured"),
