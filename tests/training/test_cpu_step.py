@@ -74,7 +74,7 @@ def differences(family: str) -> dict:
     params = tree.map_with_path(lambda path, x: np.asarray(path.endswith("scale") + 0.05 * draw.standard_normal(x.shape), x.dtype),
                                 model.abstract)
     objective = build.find("objective", "causal_lm")
-    loss = steps.make_loss(model, objective.build(objective.Config()))
+    loss = steps.Loss(model, objective.build(objective.Config()))
     with place.use(layout):
         batch = place.put(host, layout, ROWS)
         lowered = jax.jit(jax.grad(lambda p, b: loss(p, b, None)[0])).lower(params, batch)
