@@ -62,7 +62,8 @@ def test_every_field_but_the_free_ones(page):
             experiment.check_resume(config, TOKENIZER, TEXT, kept)
     # What a run computes never hangs on these; anything else that is let through has to be put here by hand.
     rhythm = {"steps", "accumulate", "log_every", "max_skipped", "flights", "explode", "profile_at", "profile_steps", "allow_changes",
-              "tensorboard", "picture", "baseline", "sample", "sample_tokens"}
+              "tensorboard", "picture", "baseline", "sample", "sample_tokens",
+              "compiler_options"}  # which are compared by their values in force, and a change is told: test_errors.py
     allowed = {f"train.{name}" for name in rhythm} | {"rules", "data.cache_dir", "data.prefetch", "data.verify", "model.scan", "model.remat",
                                                      "model.attention_backend", "objective.chunks"}
     whole = ("eval.", "checkpoints.", "generate.", "mesh.", "table.", "start.")
