@@ -17,6 +17,7 @@ from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Params, Vocabulary
 from jaxlm.data.tokenizers import file
+from jaxlm.data.tokenizers.hf_files import hf_files
 from jaxlm.data.tokenizers.tokenizer import Tokenizer
 
 CONFIG = "config.json"
@@ -140,20 +141,11 @@ class Folder:
     def texts(self, tokenizer: Tokenizer | None = None) -> dict[str, str]:
         """The files beside the weights that a copy of this model needs; with a tokenizer, that one's in place of its own."""
         names = (CONFIG, GENERATION, *(TOKENIZER if tokenizer is None else ()))
-        return _texts(self.path, names) | ({} if tokenizer is None else own_files(tokenizer))
+        return _texts(self.path, names) | ({} if tokenizer is None else hf_files(tokenizer))
 
 
 def _texts(path: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
     return {name: (path / name).read_text(encoding="utf-8") for name in names if (path / name).is_file()}
-
-
-def own_files(tokenizer: Tokenizer) -> dict[str, str]:
-    """The files by which Hugging Face loads a tokenizer of ours: the plain class, with the tokens of each role by name."""
-    names = {i: name for name, i in tokenizer.special.items()}
-    roles = {f"{role}_token": names.get(getattr(tokenizer.vocabulary, role)) for role in ("pad", "cls", "sep", "mask")}
-    stated = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": names.get(tokenizer.eot), "clean_up_tokenization_spaces": False}
-    stated |= {role: name for role, name in roles.items() if name is not None}
-    return {"tokenizer.json": tokenizer.to_hf_json(), "tokenizer_config.json": json.dumps(stated, indent=2, sort_keys=True) + "\n"}
 
 
 def is_tokenizer(path: pathlib.Path, tokenizer: Tokenizer) -> bool:
@@ -166,8 +158,8 @@ def is_tokenizer(path: pathlib.Path, tokenizer: Tokenizer) -> bool:
 
 
 def tokenizer_files(kept: pathlib.Path, tokenizer: Tokenizer) -> dict[str, str]:
-    """The files that came with a model where they still are its tokenizer (they say more: chat template, class), else `own_files`."""
-    return _texts(kept, TOKENIZER) if is_tokenizer(kept, tokenizer) else own_files(tokenizer)
+    """The files that came with a model where they still are its tokenizer (they say more: chat template, class), else `hf_files`."""
+    return _texts(kept, TOKENIZER) if is_tokenizer(kept, tokenizer) else hf_files(tokenizer)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any] | None:
