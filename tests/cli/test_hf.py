@@ -13,6 +13,7 @@ from jaxlm.checkpoints import safetensors
 from jaxlm.checkpoints.safetensors import FILE, INDEX, Tensor, Weights
 from jaxlm.cli import hf as command
 from jaxlm.core.errors import UserError
+from jaxlm.data.tokenizers.hf_files import hf_files
 from tests import tiny
 from tests.reference import test_reference as references
 
@@ -135,12 +136,11 @@ def test_transformers_reads_our_tokenizer(tmp_path):
     """Ids, text and the end token are the same. Fails without tokenizer_config.json: the class of a llama would be taken."""
     import transformers
 
-    from jaxlm.checkpoints.hf import folder
     from jaxlm.data.tokenizers import bpe, byte
 
     for name, ours in (("byte", byte.build(byte.Config())), ("bpe", bpe.build(bpe.Config(vocab_size=280), lambda: iter(["one two"] * 9)))):
         (tmp_path / name).mkdir()
-        for file, text in ({"config.json": json.dumps({"model_type": "llama"})} | folder.own_files(ours)).items():
+        for file, text in ({"config.json": json.dumps({"model_type": "llama"})} | hf_files(ours)).items():
             (tmp_path / name / file).write_text(text)
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
         text = "one two, thrée\n  four"

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from jaxlm.checkpoints.hf import table
 from jaxlm.checkpoints.hf.table import Format, Row
 from jaxlm.core.errors import UserError, nearest
 
@@ -196,7 +197,7 @@ def config_to_hf(config: Any, kind: str) -> dict[str, Any]:
     architecture = next(name for name, needed in ARCHITECTURES[kind].items() if needed <= heads)
     if kind != "distilbert" and not c.types:
         raise UserError(f"types is 0, and {kind} has sentence types")
-    name = next((name for name, ours in ACTIVATIONS.items() if ours == c.activation), c.activation)
+    name = table.their_name(ACTIVATIONS, c.activation)
     out = dict(
         architectures=[architecture],
         model_type=kind,

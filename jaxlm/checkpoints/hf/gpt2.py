@@ -4,6 +4,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from jaxlm.checkpoints.hf import table
 from jaxlm.checkpoints.hf.table import Format, Row
 from jaxlm.core.errors import UserError
 
@@ -85,7 +86,7 @@ def config_to_hf(config: Any, kind: str) -> dict[str, Any]:
         n_head=c.heads,
         n_embd=c.embed,
         n_inner=c.mlp or None,
-        activation_function=next((name for name, ours in ACTIVATIONS.items() if ours == c.activation), c.activation),
+        activation_function=table.their_name(ACTIVATIONS, c.activation),
         layer_norm_epsilon=c.norm_eps,
         tie_word_embeddings=c.tie_embeddings,
         embd_pdrop=c.embed_dropout,

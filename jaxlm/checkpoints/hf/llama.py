@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from jaxlm.checkpoints.hf import table
 from jaxlm.checkpoints.hf.table import Format, Row
 from jaxlm.core.errors import UserError
 
@@ -176,7 +177,7 @@ def config_to_hf(config: Any, kind: str) -> dict[str, Any]:
     """
     c = config
     newer = kind in ("gemma2", "gemma3_text")
-    name = next((name for name, ours in ACTIVATIONS.items() if ours == c.activation), c.activation)
+    name = table.their_name(ACTIVATIONS, c.activation)
     out = dict(
         architectures=[ARCHITECTURES[kind]],
         model_type=kind,

@@ -196,6 +196,11 @@ def _on_host(value: Any, at: tuple[int, ...]) -> np.ndarray:
     return out
 
 
+def their_name(names: Mapping[str, str], ours: str) -> str:
+    """The first name in a file's spelling {theirs: ours} of one of ours; ours itself where there is none."""
+    return next((name for name, own in names.items() if own == ours), ours)
+
+
 def file_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The tensor's shape in the file when one layer of ours has `shape`."""
     if row.inputs:
