@@ -72,6 +72,11 @@ CASES = {
         ),
     ),
     "mistral": ("MistralForCausalLM", "MistralConfig", dict(_LLAMA, sliding_window=5)),
+    "mixtral": (
+        "MixtralForCausalLM",
+        "MixtralConfig",
+        dict(_LLAMA, sliding_window=5, num_local_experts=5, num_experts_per_tok=2, router_aux_loss_coef=0.02),
+    ),
     "qwen2": (
         "Qwen2ForCausalLM",
         "Qwen2Config",
@@ -133,6 +138,7 @@ RESULTS = {
     "sop_logits": "pair",
     "pooler_output": "pooled",
     "last_hidden_state": "hidden",
+    "aux_loss": "balance",
 }
 
 
@@ -150,6 +156,8 @@ def draw(config, rng: np.random.Generator) -> dict[str, np.ndarray]:
 def run(model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The results of a reference model, by our names."""
     names = {"tokens": "input_ids", "segments": "attention_mask", "types": "token_type_ids"}
+    if hasattr(model.config, "output_router_logits"):
+        model.config.output_router_logits = True  # and with them the load balancing loss
     with torch.no_grad():
         found = model(**{names[key]: torch.tensor(x.astype(np.int64)) for key, x in inputs.items()})
     return {ours: found[theirs].numpy() for theirs, ours in RESULTS.items() if theirs in found}

@@ -21,7 +21,7 @@ from jaxlm.models import albert, bert, gpt, llama
 HERE = pathlib.Path(__file__).parent
 MODELS = {"gpt": gpt, "llama": llama, "bert": bert, "albert": albert}
 INPUTS = ("tokens", "segments", "types")
-RESULTS = ("logits", "pair", "pooled", "hidden", "discriminator")
+RESULTS = ("logits", "pair", "pooled", "hidden", "discriminator", "balance")
 NAMES = sorted(p.stem for p in HERE.glob("*.npz"))
 
 
@@ -50,7 +50,8 @@ def to_params(hf, tensors, model):
 def results(model, params, batch) -> dict:
     """What the model gives, by name."""
     out = model.apply(params, batch)
-    return {"hidden": out.hidden, **(out.head or {}), **({} if out.table is None else {"logits": out.logits})}
+    terms = {"balance": out.aux["router_balance"].value / 0.02} if out.aux else {}  # the coefficient of every case
+    return {"hidden": out.hidden, **terms, **(out.head or {}), **({} if out.table is None else {"logits": out.logits})}
 
 
 _JITTED: dict = {}
@@ -119,7 +120,7 @@ def test_transformers_reads_what_we_write(name, tmp_path):
 
 
 def test_every_case_is_stored():
-    assert {"gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "bert", "roberta", "albert",
+    assert {"gpt2", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "bert", "roberta", "albert",
             "distilbert", "electra"} <= set(NAMES)
 
 

@@ -19,7 +19,8 @@ FAMILIES = {kind: module for module in (gpt2, llama, bert) for kind in module.MO
 # Our model behind each of their model types.
 MODELS = {kind: model for module in FAMILIES.values() for kind, model in module.MODELS.items()}
 # Fields that change how a model is computed or trained, not what it is.
-FREE = {"dtype", "param_dtype", "scan", "remat", "attention_backend", "init_std", "embed_dropout", "attention_dropout", "residual_dropout"}
+FREE = {"dtype", "param_dtype", "scan", "remat", "attention_backend", "init_std", "embed_dropout", "attention_dropout", "residual_dropout",
+        "router_aux", "router_z"}
 
 
 def find(hf: Mapping[str, Any]) -> ModuleType:

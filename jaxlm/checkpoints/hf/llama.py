@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""The Llama family as Hugging Face stores it: Llama, Mistral, Qwen 2 and 3, Gemma 1, 2 and 3 (text)."""
+"""The Llama family as Hugging Face stores it: Llama, Mistral, Mixtral, Qwen 2 and 3, Gemma 1, 2 and 3 (text)."""
 
 import dataclasses
 import math
@@ -13,6 +13,7 @@ from jaxlm.core.errors import UserError
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "mixtral": "MixtralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gemma": "GemmaForCausalLM",
@@ -44,6 +45,15 @@ _COMMON = (
     Row("lm_head.weight", "head/table"),
 )
 TABLE = (*_COMMON, Row(f"{_L}post_attention_layernorm.weight", f"{_B}norm2/scale"))
+# Mixtral: a tensor for each expert of each layer.
+EXPERTS_TABLE = (
+    *(row for row in TABLE if "mlp" not in row.ours),
+    Row(f"{_L}block_sparse_moe.gate.weight", f"{_B}mlp/router/kernel", inputs=1),
+    *(
+        Row(f"{_L}block_sparse_moe.experts.{{}}.{theirs}.weight", f"{_B}mlp/{ours}/kernel", inputs=1)
+        for theirs, ours in (("w1", "gate"), ("w3", "up"), ("w2", "down"))
+    ),
+)
 # Gemma 2 and 3: four norms a layer, and the name that elsewhere is the second norm is here the first one's counterpart.
 SANDWICH_TABLE = (
     *_COMMON,
@@ -73,6 +83,8 @@ def config_from_hf(hf: Mapping[str, Any], names: Collection[str] = ()) -> dict[s
         raise UserError(f"hidden_act '{name}' of this {kind} config is not supported")
     if hf.get("use_bidirectional_attention"):
         raise UserError(f"this {kind} config asks for bidirectional attention: not supported")
+    if hf.get("router_jitter_noise"):
+        raise UserError(f"this {kind} config trains with router_jitter_noise: not supported (set it to 0 to do without)")
     out = dict(
         vocab_size=hf["vocab_size"],
         max_len=hf["max_position_embeddings"],
@@ -99,6 +111,12 @@ def config_from_hf(hf: Mapping[str, Any], names: Collection[str] = ()) -> dict[s
         attention_dropout=float(hf.get("attention_dropout") or 0.0),
         init_std=float(hf.get("initializer_range", 0.02)),
     )
+    if kind == "mixtral":
+        out |= dict(
+            experts=hf["num_local_experts"],
+            experts_per_token=hf.get("num_experts_per_tok", 2),
+            router_aux=float(hf.get("router_aux_loss_coef", 0.001)),
+        )
     return out | _window(hf, kind, layers) | _rope(hf, kind)
 
 
@@ -111,7 +129,7 @@ def _window(hf: Mapping[str, Any], kind: str, layers: int) -> dict[str, Any]:
     types = hf.get("layer_types")
     if types:
         pattern = "".join({"sliding_attention": "L", "full_attention": "G"}[name] for name in types)
-    elif kind == "mistral":
+    elif kind in ("mistral", "mixtral"):
         pattern = "L"
     elif kind.startswith("qwen"):
         first = min(hf.get("max_window_layers", 28), layers)
@@ -127,6 +145,8 @@ def _rope(hf: Mapping[str, Any], kind: str) -> dict[str, Any]:
     scaling = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
     out: dict[str, Any] = {}
     default_theta = 10000.0
+    if kind == "mixtral":
+        default_theta = 1000000.0
     if kind == "gemma3_text":
         default_theta = 1000000.0
         local = scaling.get("sliding_attention") or {}
@@ -195,7 +215,9 @@ def config_to_hf(config: Any, kind: str) -> dict[str, Any]:
         initializer_range=c.init_std,
         **{"hidden_activation" if newer else "hidden_act": name},
     )
-    if kind not in ("mistral", "qwen2"):
+    if kind == "mixtral":
+        out |= dict(num_local_experts=c.experts, num_experts_per_tok=c.experts_per_token, router_aux_loss_coef=c.router_aux)
+    if kind not in ("mistral", "mixtral", "qwen2"):
         out["attention_bias"] = c.qkv_bias
     if kind == "llama":
         out["mlp_bias"] = c.mlp_bias
@@ -246,6 +268,7 @@ def canonical(config: Any) -> Any:
     unused = {"none": "factor original_len low high", "linear": "original_len low high", "yarn": "low high", "llama3": ""}
     yarn = "" if c.rope_scaling == "yarn" else " beta_fast beta_slow truncate attention_factor"
     fields = [f"rope_{name}" for name in (unused.get(c.rope_scaling, "") + yarn).split()]
+    fields += [] if c.experts else ["experts_per_token"]
     pattern = "".join(c.window_pattern[i % len(c.window_pattern)] for i in range(c.layers))
     window = c.window if "L" in pattern else 0
     return dataclasses.replace(
@@ -263,5 +286,5 @@ def form(kind: str, paths: Collection[str]) -> Format:
     """The table for a model with these parameters."""
     # Frequencies that old files carry, and of a tied model the head, which is the embedding.
     ignore = r"rotary_emb\.inv_freq$" + ("" if "head/table" in paths else r"|^lm_head\.weight$")
-    rows = SANDWICH_TABLE if "blocks/post_norm1/scale" in paths else TABLE
+    rows = SANDWICH_TABLE if "blocks/post_norm1/scale" in paths else EXPERTS_TABLE if "blocks/mlp/router/kernel" in paths else TABLE
     return Format(rows, prefix="model.", ignore=ignore)
