@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Prompts as a batch: checked, padded on the left to few shapes, and the layout that a program for that many rows has."""
+"""Prompts and sources as a batch: checked, padded to few shapes, and the layout that a program for that many rows has."""
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -18,57 +18,108 @@ _ROOM = 16
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The end-of-text id, the number of ids that the tokenizer knows (0 = the model's), and the most positions (0 = no limit)."""
+    """What one model and its tokenizer allow; of an encoder-decoder with `start`, the id that every target begins with."""
 
-    eot: int
-    size: int = 0
-    max_len: int = 0
+    eot: int  # the end-of-text id
+    size: int = 0  # ids that the tokenizer knows; 0 = the model's
+    max_len: int = 0  # the most positions; 0 = no limit
+    start: int | None = None  # None: a decoder, which reads no source
+    source_len: int = 0  # the most positions of a source; 0 = no limit
 
     def __post_init__(self):
-        if self.size and not 0 <= self.eot < self.size:
-            raise UserError(f"the end-of-text id {self.eot} is not one of the tokenizer's {self.size} ids")
+        for what, i in (("end-of-text id", self.eot), ("id that a target begins with,", self.start)):
+            if self.size and i is not None and not 0 <= i < self.size:
+                raise UserError(f"the {what} {i} is not one of the tokenizer's {self.size} ids")
 
-    def check(self, prompts: Sequence[Sequence[int]], config: Config, new: int | None = None) -> list[np.ndarray]:
-        """The prompts as they will be fed; UserError when one does not fit the model, the tokenizer or the limit.
+    @property
+    def source(self) -> bool:
+        """The model reads a source."""
+        return self.start is not None
 
-        An empty prompt is eot alone, as a new document begins. `new` tokens follow: config.max_new_tokens by default.
+    def check(self, prompts: Sequence[Sequence[int]], config: Config, new: int | None = None,
+              sources: Sequence[Sequence[int]] = ()) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(prompts, sources) as they will be fed; UserError when one does not fit the model, the tokenizer or the limit.
+
+        An empty prompt is eot alone, as a new document begins, or the start of a target; no prompts are as many of those
+        as there are sources. `new` tokens follow: config.max_new_tokens by default.
         """
         if config.problems():
             raise UserError("; ".join(config.problems()))
+        if self.source and not len(sources):
+            raise UserError("this model reads a source (the text to translate, say) and there is none: give sources")
+        if len(sources) and not self.source:
+            raise UserError("this model continues text and reads no source: give prompts alone")
+        prompts = prompts if len(prompts) or not self.source else [()] * len(sources)
         if not len(prompts):
             raise UserError("there are no prompts: give at least one (it may be empty)")
+        if self.source and len(sources) != len(prompts):
+            raise UserError(f"there are {len(sources)} sources and {len(prompts)} prompts: give one for each, or no prompts")
         new = config.max_new_tokens if new is None else new
         out = []
         for row, prompt in enumerate(prompts):
-            ids = np.asarray(prompt if len(prompt) else [self.eot])
-            if ids.ndim != 1 or ids.dtype.kind not in "iu":
-                raise UserError(f"prompt {row} is not a flat sequence of token ids")
-            # A gather clamps an id it does not have, so a wrong tokenizer would go unnoticed.
-            if ids.min() < 0 or (self.size and ids.max() >= self.size):
-                raise UserError(f"prompt {row} has the id {ids.max() if ids.min() >= 0 else ids.min()}, outside the "
-                                f"{self.size} ids of the tokenizer: encode it with the tokenizer of this model")
+            ids = self._ids(prompt if len(prompt) else [self.start if self.source else self.eot], f"prompt {row}")
             if self.max_len and len(ids) + new > self.max_len:
                 said = f" and max_new_tokens is {new}: together {len(ids) + new}" if new else ""
                 room = self.max_len - len(ids)
+                first = "start of the target" if self.source else "document separator"
                 raise UserError(
-                    f"prompt {row} has {len(ids)} tokens (document separator included){said}, more than the "
+                    f"prompt {row} has {len(ids)} tokens ({first} included){said}, more than the "
                     f"{self.max_len} positions of the model. Shorten the prompt"
                     + (f" or set max_new_tokens to {room} or less." if room > 0 else
                        f" to {self.max_len - bool(new)} tokens or less."))
             out.append(ids)
+        return out, [self._source(source, f"source {row}") for row, source in enumerate(sources)]
+
+    def _source(self, source: Sequence[int], what: str) -> np.ndarray:
+        if not len(source):
+            raise UserError(f"{what} is empty: there is nothing to read in it, leave it out")
+        ids = self._ids(source, what)
+        if self.source_len and len(ids) > self.source_len:
+            raise UserError(f"{what} has {len(ids)} tokens (its end included), more than the {self.source_len} positions that the "
+                            "model has for a source: shorten it, or split it")
+        return ids
+
+    def _ids(self, given: Sequence[int], what: str) -> np.ndarray:
+        ids = np.asarray(given)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise UserError(f"{what} is not a flat sequence of token ids")
+        # A gather clamps an id it does not have, so a wrong tokenizer would go unnoticed.
+        if ids.min() < 0 or (self.size and ids.max() >= self.size):
+            raise UserError(f"{what} has the id {ids.max() if ids.min() >= 0 else ids.min()}, outside the "
+                            f"{self.size} ids of the tokenizer: encode it with the tokenizer of this model")
+        return ids
+
+    def batch(self, prompts: Sequence[np.ndarray], sources: Sequence[np.ndarray], config: Config,
+              left: bool = True) -> dict[str, np.ndarray]:
+        """What `check` gave, as a batch whose widths are buckets, but never more positions than there are.
+
+        Prompts are padded on the left (or not), sources on the right, as in training.
+        """
+        def width(rows: Sequence[np.ndarray], most: int) -> int:
+            found = bucket(max(map(len, rows)), config.prompt_bucket)
+            return min(found, most) if most else found
+
+        out = padded(prompts, width(prompts, self.max_len), self.eot, left)
+        if self.source:
+            read = padded(sources, width(sources, self.source_len), self.eot, left=False)
+            out |= {f"source_{name}": x for name, x in read.items()}
         return out
 
-    def width(self, length: int, config: Config) -> int:
-        """The padded width of prompts of at most this length: a bucket, but never more positions than there are."""
-        width = bucket(length, config.prompt_bucket)
-        return min(width, self.max_len) if self.max_len else width
 
-
-def prompt_ids(tokenizer: Any, prompt: str | Sequence[int]) -> np.ndarray:
-    """A text as a document's beginning, with the separator eot in front; ids as they are."""
+def prompt_ids(tokenizer: Any, prompt: str | Sequence[int], start: int | None = None) -> np.ndarray:
+    """A text as a document's beginning, with the separator eot in front, or as a target's, with `start`; ids as they are."""
     if not isinstance(prompt, str):
         return np.asarray(prompt)
-    return np.concatenate([[tokenizer.eot], np.asarray(tokenizer.encode(prompt), np.int64)]).astype(np.int32)
+    first = tokenizer.eot if start is None else start
+    return np.concatenate([[first], np.asarray(tokenizer.encode(prompt), np.int64)]).astype(np.int32)
+
+
+def source_ids(tokenizer: Any, source: str | Sequence[int]) -> np.ndarray:
+    """A text as the encoder of an encoder-decoder was trained to read it; ids as they are."""
+    if not isinstance(source, str):
+        return np.asarray(source)
+    ids = np.asarray(tokenizer.encode(source), np.int32)
+    return np.append(ids, np.int32(tokenizer.eot)) if len(ids) else ids
 
 
 def padded(prompts: Sequence[np.ndarray], width: int, fill: int, left: bool = True) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Params
-from jaxlm.generate.batch import Limits, Programs, dispatch, padded, room, to_device
+from jaxlm.generate.batch import Limits, Programs, dispatch, room, to_device
 from jaxlm.generate.decode import logits_are_fine
 from jaxlm.generate.settings import Config, Draw, draw_of
 from jaxlm.generate.stepper import Stepper
@@ -70,17 +70,18 @@ class _Search:
 class Beams:
     """Beam search with one model; arguments as of `decode.Decoder`, whose place it takes where config.beams is above 1."""
 
-    def __init__(self, model: Any, eot: int, vocab: int = 0, max_len: int = 0, layout: place.Layout | None = None):
-        self.limits = Limits(eot, vocab, max_len)
-        self._stepper = Stepper(model, vocab)
+    def __init__(self, model: Any, eot: int, vocab: int = 0, max_len: int = 0, layout: place.Layout | None = None, *,
+                 start: int | None = None, source_len: int = 0):
+        self.limits = Limits(eot, vocab, max_len, start, source_len)
+        self._stepper = Stepper(model, vocab, self.limits.source)
         compiled = lambda replicated: (jax.jit(self._search, static_argnames=("setting", "draw", "room"), out_shardings=replicated),)
         self._programs = Programs(compiled, layout)
 
-    def run(self, params: Params, prompts: Sequence[Sequence[int]], config: Config,
-            bad_words: tuple[tuple[int, ...], ...] = ()) -> Found:
-        """The config.n_best best of config.beams beams for every prompt. UserError as from `Decoder.run`."""
-        prompts = self.check(prompts, config)
-        batch = padded(prompts, self.limits.width(max(map(len, prompts)), config), self.limits.eot)
+    def run(self, params: Params, prompts: Sequence[Sequence[int]], config: Config, bad_words: tuple[tuple[int, ...], ...] = (), *,
+            sources: Sequence[Sequence[int]] = ()) -> Found:
+        """The config.n_best best of config.beams beams for every prompt (or source). UserError as from `Decoder.run`."""
+        prompts, sources = self.check(prompts, config, sources)
+        batch = self.limits.batch(prompts, sources, config)
         layout, (search,) = self._programs.get(len(prompts))
         inputs = to_device((batch, np.int32(config.max_new_tokens)), layout)
         setting = (config.beams, float(config.length_penalty), config.early_stopping, config.stop_at_eot)
@@ -96,9 +97,10 @@ class Beams:
     def stream(self, *_: Any, **__: Any) -> Iterator[Any]:
         raise UserError("beam search cannot stream: its best text is known only at the end. Set beams to 1, or ask for the whole text")
 
-    def check(self, prompts: Sequence[Sequence[int]], config: Config) -> list[np.ndarray]:
-        """The prompts as they will be fed; UserError when one does not fit the model, the tokenizer or the limit."""
-        return self.limits.check(prompts, config)
+    def check(self, prompts: Sequence[Sequence[int]], config: Config,
+              sources: Sequence[Sequence[int]] = ()) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(prompts, sources) as they will be fed; UserError when one does not fit the model, the tokenizer or the limit."""
+        return self.limits.check(prompts, config, sources=sources)
 
     def _search(self, params: Params, inputs: tuple, *, setting: tuple, draw: Draw, room: int) -> _Beams:
         batch, limit = inputs

@@ -16,7 +16,7 @@ import numpy as np
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Params
 from jaxlm.generate import speculative
-from jaxlm.generate.batch import Limits, Programs, dispatch, padded, room, to_device
+from jaxlm.generate.batch import Limits, Programs, dispatch, room, to_device
 from jaxlm.generate.progress import Progress, begin
 from jaxlm.generate.settings import Config, Draw, draw_of
 from jaxlm.generate.stepper import Stepper
@@ -51,14 +51,18 @@ class Decoder:
     number of ids the tokenizer knows (0 = the model's), `max_len` the most positions the model has (0 = no limit).
     With a `draft` model, of the same vocabulary, params are the pair (the model's, the draft's) everywhere below, and
     what is drawn follows the model's distribution exactly, by fewer calls of it (config.speculate tokens at a time).
+    An encoder-decoder (and its draft) has a `start`, the id that every target begins with; everything below then takes
+    `sources`, token ids of at most `source_len` positions (0 = no limit), and prompts, where there are any, are how targets
+    begin, that id included.
     With `layout` (or one in force when the Decoder is made) everything runs on its mesh; params must be laid out on it.
     """
 
     def __init__(self, model: Any, eot: int, vocab: int = 0, max_len: int = 0, layout: place.Layout | None = None,
-                 draft: Any = None):
-        self.limits, self._drafted = Limits(eot, vocab, max_len), draft is not None
-        self._loops = (Sampling(Stepper(model, vocab), eot) if draft is None else
-                       speculative.Speculative(Stepper(model, vocab), Stepper(draft, vocab), eot, max_len))
+                 draft: Any = None, start: int | None = None, source_len: int = 0):
+        self.limits, self._drafted = Limits(eot, vocab, max_len, start, source_len), draft is not None
+        stepper = lambda model: Stepper(model, vocab, self.limits.source)
+        self._loops = (Sampling(stepper(model), eot) if draft is None else
+                       speculative.Speculative(stepper(model), stepper(draft), eot, max_len))
         self._programs = Programs(self._compiled, layout)
 
     @property
@@ -72,28 +76,29 @@ class Decoder:
                 # The cache is donated: it is updated in place.
                 jax.jit(self._loops.loop, static_argnames=("draw",), donate_argnums=1, out_shardings=placed))
 
-    def run(self, params: Params, prompts: Sequence[Sequence[int]], config: Config = Config(),
-            rows: Sequence[int] = (), bad_words: tuple[tuple[int, ...], ...] = ()) -> Generated:
+    def run(self, params: Params, prompts: Sequence[Sequence[int]] = (), config: Config = Config(), rows: Sequence[int] = (),
+            bad_words: tuple[tuple[int, ...], ...] = (), *, sources: Sequence[Sequence[int]] = ()) -> Generated:
         """Continue every prompt, all in one dispatch after the prefill; it stops early when all rows have ended.
 
         Prompts are token ids of any lengths; an empty one starts from eot alone, as a new document does. `rows` names
         the rows for the random numbers (0, 1, ... by default): a row draws the same tokens under the same name
-        and seed in any batch. `bad_words` are config.bad_words as token ids. UserError for bad settings, ids or
-        lengths, for logits that are not finite, and where the settings forbid every token.
+        and seed in any batch. `bad_words` are config.bad_words as token ids. `sources` are what an encoder-decoder reads,
+        one for each row. UserError for bad settings, ids or lengths, for sources given to a decoder or none to an
+        encoder-decoder, for logits that are not finite, and where the settings forbid every token.
         """
-        cache, now, advance = self._start(params, prompts, config, rows, bad_words)
+        cache, now, advance = self._start(params, prompts, config, rows, bad_words, sources)
         if config.max_new_tokens > 1:
             _, now = advance(params, cache, now, config.max_new_tokens)
         return self._read(now, config)
 
-    def stream(self, params: Params, prompts: Sequence[Sequence[int]], config: Config = Config(),
-               rows: Sequence[int] = (), bad_words: tuple[tuple[int, ...], ...] = ()) -> Iterator[Piece]:
+    def stream(self, params: Params, prompts: Sequence[Sequence[int]] = (), config: Config = Config(), rows: Sequence[int] = (),
+               bad_words: tuple[tuple[int, ...], ...] = (), *, sources: Sequence[Sequence[int]] = ()) -> Iterator[Piece]:
         """The same tokens as `run`, in pieces: the first token of every row, then config.chunk (or more) at a time.
 
         The device computes the next piece while the caller uses this one.
         """
-        cache, now, advance = self._start(params, prompts, config, rows, bad_words)
-        done, shown = 1, np.zeros((len(prompts),), np.int32)
+        cache, now, advance = self._start(params, prompts, config, rows, bad_words, sources)
+        done, shown = 1, np.zeros(now.lengths.shape, np.int32)
         while True:
             ahead = None
             if done < config.max_new_tokens:
@@ -109,21 +114,22 @@ class Decoder:
                 return
             now, shown = ahead, read.lengths
 
-    def check(self, prompts: Sequence[Sequence[int]], config: Config) -> list[np.ndarray]:
-        """The prompts as they will be fed; UserError when one does not fit the model, the tokenizer or the limit."""
+    def check(self, prompts: Sequence[Sequence[int]], config: Config,
+              sources: Sequence[Sequence[int]] = ()) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(prompts, sources) as they will be fed; UserError when one does not fit the model, the tokenizer or the limit."""
         if config.beams > 1:
             raise UserError(f"beams is {config.beams}: a beam is known only at its end, so it neither streams nor samples; "
                             "use generate.beam.Beams, or set beams to 1")
-        return self.limits.check(prompts, config)
+        return self.limits.check(prompts, config, sources=sources)
 
     def _start(self, params: Params, prompts: Sequence[Sequence[int]], config: Config, rows: Sequence[int],
-               bad_words: tuple[tuple[int, ...], ...] = ()) -> tuple:
+               bad_words: tuple[tuple[int, ...], ...] = (), sources: Sequence[Sequence[int]] = ()) -> tuple:
         """Check, pad and prefill; returns (cache, progress, advance(params, cache, progress, end))."""
-        prompts = self.check(prompts, config)
+        prompts, sources = self.check(prompts, config, sources)
         rows = np.asarray(rows if len(rows) else range(len(prompts)), np.int32)
         if rows.shape != (len(prompts),):
             raise ValueError(f"{len(prompts)} prompts and {rows.size} row names: give one for each prompt, or none")
-        batch = padded(prompts, self.limits.width(max(map(len, prompts)), config), self.limits.eot)
+        batch = self.limits.batch(prompts, sources, config)
         layout, (prefill, loop) = self._programs.get(len(prompts))
         draw = draw_of(config, bad_words, drafted=self._drafted)
         inputs = to_device((batch, np.uint32(config.seed), rows, np.int32(config.max_new_tokens)), layout)

@@ -10,9 +10,10 @@ import numpy as np
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Batch, Params, unembed
-from jaxlm.generate.batch import Limits, Programs, dispatch, padded, prompt_ids, to_device
+from jaxlm.generate.batch import Limits, Programs, dispatch, prompt_ids, source_ids, to_device
 from jaxlm.generate.decode import logits_are_fine
 from jaxlm.generate.settings import Config
+from jaxlm.generate.stepper import Stepper
 from jaxlm.parallel import place
 from jaxlm.parallel.place import constrain
 
@@ -23,22 +24,25 @@ _CHUNK = 16
 class Scorer:
     """Log-probabilities by one model; arguments as of `decode.Decoder`. Keeps the compiled programs."""
 
-    def __init__(self, model: Any, eot: int, vocab: int = 0, max_len: int = 0, layout: place.Layout | None = None):
-        self.limits = Limits(eot, vocab, max_len)
-        self._model = model
+    def __init__(self, model: Any, eot: int, vocab: int = 0, max_len: int = 0, layout: place.Layout | None = None, *,
+                 start: int | None = None, source_len: int = 0):
+        self.limits = Limits(eot, vocab, max_len, start, source_len)
+        # A model that sees what comes after cannot say how probable it is: it raises.
+        self._model = Stepper(model, vocab, self.limits.source).model
         self._programs = Programs(lambda replicated: (jax.jit(self._score, out_shardings=replicated),), layout)
 
-    def run(self, params: Params, sequences: Sequence[Sequence[int]], config: Config = Config()) -> list[np.ndarray]:
+    def run(self, params: Params, sequences: Sequence[Sequence[int]], config: Config = Config(), *,
+            sources: Sequence[Sequence[int]] = ()) -> list[np.ndarray]:
         """For each sequence of n ids, float32 [n - 1]: log p(id i + 1 | ids 0 to i), with neither temperature nor filters.
 
-        UserError for ids that the tokenizer lacks, for sequences longer than the model's positions, and for logits that
-        are not finite. config.batch sequences at a time.
+        Of an encoder-decoder a sequence is a target with its start, and `sources` are what they are targets of. UserError
+        for ids that the tokenizer lacks, for sequences longer than the model's positions, and for logits that are not finite. config.batch sequences at a time.
         """
-        sequences = self.limits.check(sequences, config, new=0)
+        sequences, sources = self.limits.check(sequences, config, new=0, sources=sources)
         out = []
         for first in range(0, len(sequences), config.batch):
             part = sequences[first : first + config.batch]
-            batch = padded(part, self.limits.width(max(map(len, part)), config), self.limits.eot, left=False)
+            batch = self.limits.batch(part, sources[first : first + config.batch], config, left=False)
             layout, (program,) = self._programs.get(len(part))
             logprobs = jax.device_get(dispatch(layout, program, params, to_device(batch, layout)))
             logits_are_fine(logprobs)
@@ -48,7 +52,6 @@ class Scorer:
     def _score(self, params: Params, batch: Batch) -> Array:
         """float32 [B, L]: of the token after each, 0 where there is none."""
         rows, length = batch["tokens"].shape
-        self._model.cache(rows, length)  # a model that sees what comes after cannot say how probable it is: it raises
         batch = {name: constrain(x, "batch", None) for name, x in batch.items()}
         outputs = self._model.apply(params, batch)
         if outputs.table is None or self.limits.size > outputs.table.shape[0]:
@@ -84,19 +87,21 @@ class Scored:
 
 
 def score(scorer: Scorer, params: Params, tokenizer: Any, texts: Sequence[str], config: Config = Config(),
-          prompts: Sequence[str | Sequence[int]] = ()) -> list[Scored]:
-    """How probable each text is after its prompt ("" for all by default: as a document's beginning).
+          prompts: Sequence[str | Sequence[int]] = (), *, sources: Sequence[str | Sequence[int]] = ()) -> list[Scored]:
+    """How probable each text is after its prompt ("" for all by default: as a document's beginning), given its source if any.
 
     A prompt and its text are encoded apart, as generation continues a prompt by whole tokens: a text in the middle of a
     sentence begins with its space. That the text ends there is not part of the probability.
     """
     prompts = list(prompts) or [""] * len(texts)
-    begun = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    begun = [prompt_ids(tokenizer, prompt, scorer.limits.start) for prompt in prompts]
+    read = [source_ids(tokenizer, source) for source in sources]
     said = [np.asarray(tokenizer.encode(text), np.int32) for text in texts]
     for text, ids in zip(texts, said, strict=True):
         if not len(ids):
             raise UserError(f"the text {text!r} has no tokens, so there is nothing to score: leave it out")
-    rows = scorer.run(params, [np.concatenate(pair).astype(np.int32) for pair in zip(begun, said, strict=True)], config)
+    rows = scorer.run(params, [np.concatenate(pair).astype(np.int32) for pair in zip(begun, said, strict=True)], config,
+                      sources=read)
     return [Scored(prompt, text, ids, row[-len(ids):])
             for prompt, text, ids, row in zip(prompts, texts, said, rows, strict=True)]
 
@@ -112,15 +117,16 @@ class Choice:
 
 
 def choose(scorer: Scorer, params: Params, tokenizer: Any, prompts: Sequence[str | Sequence[int]], choices: Sequence[str],
-           config: Config = Config()) -> list[list[Choice]]:
-    """For each prompt all choices, the most probable first; equal ones in the order given. UserError as from `score`.
+           config: Config = Config(), *, sources: Sequence[str | Sequence[int]] = ()) -> list[list[Choice]]:
+    """For each prompt (or source) all choices, the most probable first; equal ones in the order given. UserError as from `score`.
 
     Sums are compared, so that of two choices the longer is at a disadvantage where it says more.
     """
     if len(set(choices)) < max(2, len(choices)):
         raise UserError(f"there must be two choices or more, all different: {', '.join(map(repr, choices)) or 'none given'}")
-    texts, repeated = list(choices) * len(prompts), [prompt for prompt in prompts for _ in choices]
-    rows = score(scorer, params, tokenizer, texts, config, repeated)
+    prompts = prompts or [""] * len(sources)
+    each = lambda given: [one for one in given for _ in choices]
+    rows = score(scorer, params, tokenizer, list(choices) * len(prompts), config, each(prompts), sources=each(sources))
     out = []
     for first in range(0, len(rows), len(choices)):
         part = rows[first : first + len(choices)]

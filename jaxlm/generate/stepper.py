@@ -2,8 +2,9 @@
 """What every decoding loop knows of a model: prefill, step, and rows of a cache whose insides it never looks at.
 
 A model has `cache(rows, length)` and `apply(params, batch, cache=...)`, as in core/functional.py. To write ahead and go
-back (speculative decoding) it also has `rewind(cache, counts)`. Whatever a cache holds (keys, a recurrent state, an
-encoder's side), its rows are the axis that grows with `rows`.
+back (speculative decoding) it also has `rewind(cache, counts)`. Whatever a cache holds (keys, a recurrent state), its rows
+are the axis that grows with `rows`. An encoder-decoder's is made with `source=` slots and keeps what it read of the source
+under "source", which no later token changes.
 
 Letters: B rows, T tokens of this call, V ids.
 """
@@ -21,22 +22,23 @@ from jaxlm.parallel.place import constrain
 
 @dataclasses.dataclass(frozen=True)
 class Stepper:
-    """One model in a decoding loop; `vocab` is the number of ids the tokenizer knows (0 = the model's)."""
+    """One model in a decoding loop; `vocab` is the number of ids the tokenizer knows (0 = the model's); `source`: it reads one."""
 
     model: Any
     vocab: int = 0
+    source: bool = False
 
     def __post_init__(self):
-        # A model that continues no text raises here, before a prompt is read for its length, or shown.
-        jax.eval_shape(lambda: self.model.cache(1, 1))
+        # A model that continues no text, or not in this way, raises here, before a prompt is read for its length, or shown.
+        jax.eval_shape(lambda: self._empty(1, 1))
 
     def prefill(self, params: Params, batch: Batch, length: int) -> tuple[Array, Any]:
         """(float32 logits [B, V] after the last token, a cache of `length` slots with the prompts in it).
 
-        Prompts are padded on the left. All fields of the batch go to the model: an encoder's side too.
+        Prompts are padded on the left. All fields of the batch go to the model: the source of an encoder-decoder too.
         """
         with jax.named_scope("prefill"):
-            cache = self.model.cache(batch["tokens"].shape[0], length)
+            cache = self._empty(len(batch["tokens"]), length, batch["source_tokens"].shape[1] if self.source else 1)
             batch = {name: constrain(x, "batch", *(None,) * (x.ndim - 1)) for name, x in batch.items()}
             outputs = self.model.apply(params, batch, cache=cache)
             # Only the last slot is unembedded.
@@ -66,11 +68,16 @@ class Stepper:
             index = chosen.reshape((1,) * axis + chosen.shape + (1,) * (x.ndim - axis - 1))
             return jnp.take_along_axis(apart, index, axis=axis + 1).reshape(x.shape)
 
-        return self._map(one, cache, rows, length)
+        moved = self._map(one, cache, rows, length)
+        # All beams of a row read the same source.
+        return {**moved, "source": cache["source"]} if self.source else moved
+
+    def _empty(self, rows: int, length: int, source: int = 1) -> Any:
+        return self.model.cache(rows, length, source=source) if self.source else self.model.cache(rows, length)
 
     def _map(self, change: Callable[[Array, int], Array], cache: Any, rows: int, length: int) -> Any:
         """change(array, axis of its rows) of each array of a cache for that many rows; what all rows share stays."""
-        one, two = (jax.eval_shape(lambda n=n: self.model.cache(n, length)) for n in (rows, 2 * rows))
+        one, two = (jax.eval_shape(lambda n=n: self._empty(n, length)) for n in (rows, 2 * rows))
         shapes = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
         axes = [[i for i, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n] for a, b in shapes]
         leaves, tree = jax.tree.flatten(cache)

@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Text in, text out: prompts are encoded as documents of the training stream, continued, and decoded as they grow."""
+"""Text in, text out: prompts (and sources) are encoded as in training, continued (or answered), and decoded as they grow."""
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Params
-from jaxlm.generate.batch import prompt_ids
+from jaxlm.generate.batch import prompt_ids, source_ids
 from jaxlm.generate.beam import Beams
 from jaxlm.generate.decode import Decoder, Piece
 from jaxlm.generate.settings import Config
@@ -18,7 +18,7 @@ from jaxlm.parallel.place import Layout
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One continuation of a prompt."""
+    """One continuation of a prompt, or target of a source."""
 
     prompt: str | Sequence[int]
     text: str  # what was generated, without the prompt, the eot that ended it or the stop string before which it ends
@@ -26,62 +26,79 @@ class Result:
     logprobs: np.ndarray  # float32 [n], of the model itself: before penalties, temperature and filters
     finished_by: str  # "eot", "stop" or "length"
     score: float | None = None  # of a beam: what it is ranked by
+    source: str | Sequence[int] | None = None  # what an encoder-decoder read
 
 
-def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str | Sequence[int]], config: Config = Config(),
-             on_text: Callable[[int, str], None] | None = None, *, max_len: int = 0, layout: Layout | None = None,
-             decoder: Decoder | Beams | None = None) -> list[Result]:
+def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str | Sequence[int]] = (), config: Config = Config(),
+             on_text: Callable[[int, str], None] | None = None, *, sources: Sequence[str | Sequence[int]] = (), max_len: int = 0,
+             source_len: int = 0, layout: Layout | None = None, decoder: Decoder | Beams | None = None,
+             on_done: Callable[[int], None] | None = None) -> list[Result]:
     """Continue every prompt; `on_text(i, piece)` gets each new piece of prompt i's text, never a part of a character.
 
     A prompt is a document's beginning: the separator `eot` goes in front, as in the training stream, so an empty
     prompt asks for a new document. A prompt of token ids (a chat's, say) is fed as it is. The tokenizer has encode(text),
     stream() with push(id) and flush(), vocab_size and eot. `max_len` is the number of positions the model has (0 = no
-    limit). Prompts are decoded config.batch at a time; prompt i draws the same tokens whatever the others are.
+    limit). Prompts are decoded config.batch at a time; prompt i draws the same tokens whatever the others are. `on_done(n)`
+    is told of the n prompts of every batch that is finished.
+    An encoder-decoder is given `sources`, one for each result, of at most `source_len` positions: texts are read as in
+    training, token ids as they are. Its prompts, if any, are how the targets begin. Sources of like length are decoded
+    together; results come in the order given.
     With config.beams above 1 there are config.n_best results for each prompt, the best first, and no streaming. Pass a
     `decoder` to keep its compiled programs between calls (of beam.Beams with beams, or one with a draft model); it takes
-    the place of model, max_len and layout. UserError as from `Decoder.run`.
+    the place of model, max_len, source_len and layout. UserError as from `Decoder.run`.
     """
-    if isinstance(prompts, str):
-        raise TypeError("prompts is one string: give a list of strings")
+    if isinstance(prompts, str) or isinstance(sources, str):
+        raise TypeError("prompts (or sources) is one string: give a list of strings")
     if config.problems():
         raise UserError("; ".join(config.problems()))
     if decoder is None:
-        decoder = (Beams if config.beams > 1 else Decoder)(model, tokenizer.eot, tokenizer.vocab_size, max_len, layout)
-    encoded = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+        start = tokenizer.vocabulary.start if sources else None
+        decoder = (Beams if config.beams > 1 else Decoder)(model, tokenizer.eot, tokenizer.vocab_size, max_len, layout, start=start,
+                                                           source_len=source_len)
+    prompts = prompts or [""] * len(sources)
+    encoded = [prompt_ids(tokenizer, prompt, decoder.limits.start) for prompt in prompts]
+    read = [source_ids(tokenizer, source) for source in sources]
     bad_words = tuple(tuple(map(int, tokenizer.encode(word))) for word in config.bad_words)
     if encoded:
-        decoder.check(encoded, config)  # all of them before the first is decoded
+        decoder.check(encoded, config, read)  # all of them before the first is decoded
         if on_text is not None and isinstance(decoder, Beams):
             decoder.stream()
-    out = []
+    out: list[list[Result]] = [[] for _ in prompts]
+    # Short sources are not padded to long ones, nor do their short targets wait for long ones.
+    order = sorted(range(len(prompts)), key=lambda i: len(read[i])) if read else range(len(prompts))
     for first in range(0, len(prompts), config.batch):
-        rows = range(first, min(first + config.batch, len(prompts)))
-        batch = [encoded[i] for i in rows]
+        rows = order[first : first + config.batch]
+        take = lambda given: [given[i] for i in rows] if given else []
         new = lambda i: _Text(i, encoded[i][isinstance(prompts[i], str):], tokenizer, config, on_text)
+        result = lambda text, score=None: text.result(prompts[text.index], score, sources[text.index] if sources else None)
         if isinstance(decoder, Beams):
-            found = decoder.run(params, batch, config, bad_words)
+            found = decoder.run(params, take(encoded), config, bad_words, sources=take(read))
             for row, i in enumerate(rows):
                 for n in range(config.n_best):
                     text, size = new(i), found.lengths[row, n]
                     text.add(found.tokens[row, n, :size], found.logprobs[row, n, :size], bool(found.ended[row, n]))
-                    out.append(text.result(prompts[i], float(found.scores[row, n])))
-            continue
-        texts = [new(i) for i in rows]
-        for piece in _pieces(decoder, params, batch, config, rows, bad_words, on_text is not None):
-            for row, text in enumerate(texts):
-                count = piece.counts[row]
-                text.add(piece.tokens[row, :count], piece.logprobs[row, :count], bool(piece.ended[row]))
-            if all(text.finished for text in texts):
-                break  # stop strings are the host's: the device would go on to the limit
-        out += [text.result(prompts[text.index]) for text in texts]
-    return out
+                    out[i].append(result(text, float(found.scores[row, n])))
+        else:
+            texts = [new(i) for i in rows]
+            for piece in _pieces(decoder, params, take(encoded), config, rows, bad_words, take(read), on_text is not None):
+                for row, text in enumerate(texts):
+                    count = piece.counts[row]
+                    text.add(piece.tokens[row, :count], piece.logprobs[row, :count], bool(piece.ended[row]))
+                if all(text.finished for text in texts):
+                    break  # stop strings are the host's: the device would go on to the limit
+            for text in texts:
+                out[text.index].append(result(text))
+        if on_done is not None:
+            on_done(len(rows))
+    return [one for found in out for one in found]
 
 
-def _pieces(decoder: Decoder, params: Params, batch: list, config: Config, rows: range, bad_words: tuple, stream: bool) -> Iterator[Piece]:
+def _pieces(decoder: Decoder, params: Params, batch: list, config: Config, rows: Sequence[int], bad_words: tuple, sources: list,
+            stream: bool) -> Iterator[Piece]:
     if stream or config.stop:
-        yield from decoder.stream(params, batch, config, rows, bad_words)
+        yield from decoder.stream(params, batch, config, rows, bad_words, sources=sources)
         return
-    done = decoder.run(params, batch, config, rows, bad_words)
+    done = decoder.run(params, batch, config, rows, bad_words, sources=sources)
     yield Piece(done.tokens, done.logprobs, done.lengths, done.ended)
 
 
@@ -113,11 +130,11 @@ class _Text:
         if ended and not self.finished:
             self._end("eot")
 
-    def result(self, prompt: str, score: float | None = None) -> Result:
+    def result(self, prompt: str | Sequence[int], score: float | None = None, source: str | Sequence[int] | None = None) -> Result:
         if not self.finished:
             self._end("length")
         return Result(prompt, "".join(self._parts), np.array(self._tokens, np.int32), np.array(self._logprobs, np.float32),
-                      self.finished, score)
+                      self.finished, score, source)
 
     def _end(self, why: str) -> None:
         self._show(self._stops.push(self._stream.flush()))

@@ -142,7 +142,7 @@ def test_decoding_ends_when_every_row_has_stopped(recite, bytes_tokenizer):
     calls = []
     decoder = Decoder(model, 256, 257)
     stream = decoder.stream
-    decoder.stream = lambda *args: (calls.append(1) or piece for piece in stream(*args))
+    decoder.stream = lambda *args, **more: (calls.append(1) or piece for piece in stream(*args, **more))
     [out] = generate(None, params, bytes_tokenizer, ["\x00"], dataclasses.replace(GREEDY, chunk=2, stop=("bab",)), decoder=decoder)
     assert out.text == "a" and out.finished_by == "stop" and len(out.tokens) == 4 and len(calls) == 3
 
