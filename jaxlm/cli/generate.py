@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""jaxlm generate --workdir=FOLDER --prompt=TEXT: continues texts with a trained model, scores them, or chooses among answers."""
+"""jaxlm generate --workdir=FOLDER --prompt=TEXT: continues texts with a trained model (an encoder-decoder answers them: it
+translates, say), scores them, or chooses among answers."""
 import pathlib
 from typing import Any
 
@@ -10,16 +11,18 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
-from jaxlm.cli import prompts
+from jaxlm.cli import judge, prompts
 from jaxlm.core.errors import UserError
-from jaxlm.generate import score
+from jaxlm.core.log import Progress
 from jaxlm.generate import text as texts
 from jaxlm.generate.beam import Beams
 from jaxlm.generate.decode import Decoder
+from jaxlm.generate.score import Scorer
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("step", 0, "Checkpoint to use; 0 = the newest.")
-flags.DEFINE_multi_string("prompt", [], "A text to continue; may be given several times. Without it and --input, lines of standard input.")
+flags.DEFINE_multi_string("prompt", [], "A text to continue, or what an encoder-decoder reads; may be given several times. Without it "
+                          "and --input, lines of standard input.")
 flags.DEFINE_string("input", "", "A file with a prompt on each line; .jsonl (or .gz of either) holds them in --field. - is standard input.")
 flags.DEFINE_string("field", "", "The field of JSON lines that holds the prompt (default: prompt, where the file is named .jsonl).")
 flags.DEFINE_bool("interactive", False, "Ask for prompts and answer each at once; with --chat, one conversation.")
@@ -27,9 +30,11 @@ flags.DEFINE_bool("chat", False, "A prompt is what the user says, written as the
 flags.DEFINE_string("system", "", "With --chat: the system's message before it.")
 flags.DEFINE_bool("allow_empty", False, "Let an empty prompt begin a new document.")
 flags.DEFINE_bool("json", False, "Write one JSON line per prompt instead of text.")
-flags.DEFINE_string("output", "", "Write the JSON lines to this file, which is whole or not there.")
+flags.DEFINE_string("output", "", "Write the JSON lines to this file, which is whole or not there; named .txt, the texts alone, each on a "
+                    "line of its own (line breaks in one become spaces).")
 flags.DEFINE_multi_string("choice", [], "Instead of continuing: which of these follows the prompt, with their log-probabilities.")
 flags.DEFINE_bool("score", False, "Instead of continuing: the log-probability of each prompt, by token and in all.")
+flags.DEFINE_string("targets", "", "With --score of an encoder-decoder: a file with the target of each prompt, read as --input is.")
 flags.DEFINE_string("draft", "", "Folder of the run of a small model that writes ahead; the text is distributed as without it.")
 
 
@@ -42,23 +47,37 @@ def main(config: ConfigDict) -> None:
     prompts.check_output(FLAGS.output)
     if FLAGS.interactive and (FLAGS.prompt or FLAGS.input or FLAGS.output or FLAGS.json or config.generate.beams > 1):
         raise UserError("--interactive asks for its prompts and streams: leave out --prompt, --input, --output, --json and beams")
+    source = getattr(build.section(config, "model"), "source", False)
+    if source and (FLAGS.chat or FLAGS.allow_empty):
+        raise UserError("this run's model reads a source, which is neither a chat nor empty: leave out --chat and --allow_empty")
+    if bool(FLAGS.targets) != (source and FLAGS.score):
+        raise UserError("--score of an encoder-decoder needs what it is to score as well as the sources: name a file as --targets"
+                        if source and FLAGS.score else "--targets are what --score scores of an encoder-decoder: leave it out")
     given = [] if FLAGS.interactive else prompts.read(FLAGS.prompt, FLAGS.input, FLAGS.field, FLAGS.allow_empty)
+    targets = prompts.read([], FLAGS.targets, FLAGS.field, False) if FLAGS.targets else []
+    if targets and len(targets) != len(given):
+        raise UserError(f"there are {len(given)} prompts and {FLAGS.targets} has {len(targets)} targets: give one for each")
     trained = experiments.open_run(config, FLAGS.workdir, FLAGS.step)
     asked = [prompts.chat(trained.tokenizer, text, FLAGS.system) if FLAGS.chat else text for text in given]
-    settings, tokenizer, limit = trained.run.section("generate"), trained.tokenizer, getattr(config.model, "max_len", 0)
+    settings, tokenizer, params, limit = trained.run.section("generate"), trained.tokenizer, trained.params, getattr(config.model, "max_len", 0)
     common = dict(eot=tokenizer.eot, vocab=tokenizer.vocab_size, max_len=limit, layout=trained.run.layout)
+    if source:
+        common |= dict(start=tokenizer.vocabulary.start, source_len=limit)
     if FLAGS.choice or FLAGS.score:
-        judge(score.Scorer(trained.run.model, **common), trained, given, asked, settings)
+        scorer = Scorer(trained.run.model, **common)
+        prompts.show(*(judge.scores(scorer, params, tokenizer, given, targets, settings) if FLAGS.score else
+                       judge.choices(scorer, params, tokenizer, given, asked, FLAGS.choice, settings)), FLAGS.json, FLAGS.output)
         return
     if FLAGS.draft:
         draft = _draft(config, trained)
         common["max_len"] = min((n for n in (limit, getattr(draft.run.config.model, "max_len", 0)) if n), default=0)
         decoder, params = Decoder(trained.run.model, **common, draft=draft.run.model), (trained.params, draft.params)
     else:
-        decoder, params = (Beams if settings.beams > 1 else Decoder)(trained.run.model, **common), trained.params
+        decoder = (Beams if settings.beams > 1 else Decoder)(trained.run.model, **common)
 
-    def go_on(asked: list[Any], show: Any = None) -> list[texts.Result]:
-        return texts.generate(None, params, tokenizer, asked, settings, show, decoder=decoder)
+    def go_on(asked: list[Any], show: Any = None, done: Any = None) -> list[texts.Result]:
+        begun = dict(sources=asked) if source else dict(prompts=asked)
+        return texts.generate(None, params, tokenizer, config=settings, on_text=show, decoder=decoder, on_done=done, **begun)
 
     show = lambda _, piece: print(piece, end="", flush=True)
     if FLAGS.interactive:
@@ -70,37 +89,18 @@ def main(config: ConfigDict) -> None:
             print()
         return
     if len(given) == 1 and not (FLAGS.json or FLAGS.output or settings.beams > 1):
-        print("" if FLAGS.chat else given[0], end="", flush=True)
+        print("" if FLAGS.chat or source else given[0], end="", flush=True)
         go_on(asked, show)
         print()
         return
-    results = go_on(asked)
+    with Progress(len(asked), "generating", "prompts") as bar:
+        results = go_on(asked, done=bar.update)
     said = [text for text in given for _ in range(settings.n_best)] if settings.beams > 1 else given
-    if FLAGS.json or FLAGS.output:
-        row = lambda prompt, r: {"prompt": prompt, "text": r.text, "finished_by": r.finished_by, "logprob": float(r.logprobs.sum()),
-                                 "tokens": len(r.tokens)} | ({} if r.score is None else {"score": r.score})
-        prompts.write(list(map(row, said, results)), FLAGS.output)
-        return
-    for prompt, result in zip(said, results, strict=True):
-        print(f"{'' if FLAGS.chat else prompt}{result.text}\n")
-
-
-def judge(scorer: score.Scorer, trained: experiments.Trained, given: list[str], asked: list[Any], settings: Any) -> None:
-    """--choice and --score; `asked` are the prompts given, as chats where they are."""
-    tokenizer, params = trained.tokenizer, trained.params
-    if FLAGS.score:
-        found = score.score(scorer, params, tokenizer, given, settings)
-        rows = [{"text": s.text, "logprob": s.logprob, "tokens": [tokenizer.decode([i]) for i in s.tokens],
-                 "logprobs": s.logprobs.tolist()} for s in found]
-        lines = [f"{s.logprob:.4f}\t{s.text}" for s in found]
-    else:
-        found = list(zip(given, score.choose(scorer, params, tokenizer, asked, FLAGS.choice, settings), strict=True))
-        rows = [{"prompt": prompt, "choice": best[0].text, "choices": list(map(vars, best))} for prompt, best in found]
-        lines = [f"{c.logprob:.4f}\t{c.probability:.1%}\t{prompt}{c.text}" for prompt, best in found for c in best]
-    if FLAGS.json or FLAGS.output:
-        prompts.write(rows, FLAGS.output)
-    else:
-        print("\n".join(lines))
+    row = lambda prompt, r: {prompts.key(source): prompt, "text": r.text, "finished_by": r.finished_by, "logprob": float(r.logprobs.sum()),
+                             "tokens": len(r.tokens)} | ({} if r.score is None else {"score": r.score})
+    lines = [prompts.one_line(r.text) if source else f"{'' if FLAGS.chat else prompt}{r.text}\n"
+             for prompt, r in zip(said, results, strict=True)]
+    prompts.show(list(map(row, said, results)), lines, FLAGS.json, FLAGS.output)
 
 
 def _draft(config: ConfigDict, trained: experiments.Trained) -> experiments.Trained:

@@ -84,9 +84,24 @@ def check_output(path: str) -> None:
         raise UserError(f"--output: '{path}' is a folder, name a file in it")
 
 
-def write(rows: Sequence[dict[str, Any]], path: str) -> None:
-    """Rows as JSON lines: to a file, which is whole or absent, or to standard output; of several processes the first writes."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def key(source: bool) -> str:
+    """What a prompt is called in an answer's JSON."""
+    return "source" if source else "prompt"
+
+
+def one_line(text: str) -> str:
+    """A text with its line breaks as spaces."""
+    return " ".join(text.splitlines())
+
+
+def show(rows: Sequence[dict[str, Any]], lines: Sequence[str], as_json: bool, path: str) -> None:
+    """Answers: rows as JSON lines, in a file or on request on standard output, else the lines to read; of several processes
+    the first writes. A file is whole or absent; one named .txt holds the answers' texts alone, a line each."""
+    if path.endswith(".txt"):
+        said = [one_line(row["choice"] if "choice" in row else row["text"]) for row in rows]
+    else:
+        said = [json.dumps(row, ensure_ascii=False) for row in rows] if path or as_json else lines
+    text = "".join(line + "\n" for line in said)
     if not processes.first():
         return
     if path:
