@@ -14,8 +14,9 @@ import transformers
 from transformers.generation import logits_process as theirs
 
 HERE = pathlib.Path(__file__).parent
-EOT, NEW, ROWS = 3, 12, 50
-MODELS = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
+EOT, START, NEW, ROWS = 3, 2, 12, 50  # START begins the targets of encoder-decoders
+MODELS = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "t5": "T5ForConditionalGeneration",
+          "bart": "BartForConditionalGeneration", "marian": "MarianMTModel"}
 # name: what generate is called with.
 SEARCHES = {
     "greedy": dict(),
@@ -44,6 +45,7 @@ FILTERS = {
 
 
 def prompts(seed: int) -> list[np.ndarray]:
+    """What decoders continue, and what encoder-decoders read."""
     rng = np.random.default_rng(seed)
     return [rng.integers(4, 37, rng.integers(1, 16)) for _ in range(ROWS)]
 
@@ -56,37 +58,44 @@ def model(name: str, case: dict) -> torch.nn.Module:
         size = int(np.prod(shape))
         state[key] = torch.tensor(case["weights"][at : at + size].reshape(shape).astype(np.float32) / 64)
         at += size
-    missing = net.load_state_dict(state, strict=False)
-    assert not missing.unexpected_keys and set(missing.missing_keys) <= {"lm_head.weight"}
+    assert not net.load_state_dict(state, strict=False).unexpected_keys
+    # What the file leaves out is tied to what it holds, or computed.
+    given = {net.state_dict()[key].data_ptr() for key in state}
+    assert all(p.data_ptr() in given for p in net.parameters() if p.requires_grad)
     return net
 
 
 def generated(name: str, case: dict, seed: int) -> dict[str, np.ndarray]:
-    """search: int32 [ROWS * n, NEW] new tokens of every prompt, in one left-padded batch; and its scores.
+    """search: int32 [ROWS * n, NEW] new tokens of every prompt or source, in one padded batch; and its scores.
 
     Where n-grams may not come twice, each prompt alone: transformers counts the padding as text that was said.
     """
     texts = prompts(seed)
     width = max(map(len, texts))
     ids, mask = np.full((ROWS, width), EOT), np.zeros((ROWS, width), np.int64)
-    for row, text in enumerate(texts):
-        ids[row, width - len(text) :], mask[row, width - len(text) :] = text, 1
     net = model(name, case)
+    reads = net.config.is_encoder_decoder
+    for row, text in enumerate(texts):
+        at = slice(len(text)) if reads else slice(width - len(text), None)
+        ids[row, at], mask[row, at] = text, 1
+    # Without its cache, which transformers 5.23 makes with a decoder's layers as many as the encoder has.
+    more = dict(decoder_start_token_id=START, forced_bos_token_id=None, forced_eos_token_id=None, use_cache=False) if reads else {}
     call = lambda first=0, rows=slice(None), **settings: net.generate(
         torch.tensor(ids[rows, first:]), attention_mask=torch.tensor(mask[rows, first:]), do_sample=False, max_new_tokens=NEW,
-        pad_token_id=EOT, bos_token_id=None, return_dict_in_generate=True, output_scores=True, **settings)
+        pad_token_id=EOT, bos_token_id=None, return_dict_in_generate=True, output_scores=True, **more, **settings)
+    before = 1 if reads else width
     with torch.no_grad():
-        free = call(eos_token_id=10**6).sequences[:, width:].numpy()
+        free = call(eos_token_id=10**6).sequences[:, before:].numpy()
     # The end is the id that is said in the middle of about every third text, so that some end early and some do not.
     end = min(range(37), key=lambda i: abs((free[:, 2:] == i).any(axis=1).mean() - 0.35))
     out = {"end": np.int32(end)}
     for search, settings in SEARCHES.items():
         calls = [(0, slice(None))]
-        if "no_repeat_ngram_size" in settings:
+        if "no_repeat_ngram_size" in settings and not reads:
             calls = [(width - len(text), slice(row, row + 1)) for row, text in enumerate(texts)]
         with torch.no_grad():
             found = [call(first, rows, eos_token_id=end, **settings) for first, rows in calls]
-        said = [one.sequences[:, width - first :].numpy().astype(np.int32) for one, (first, _) in zip(found, calls)]
+        said = [one.sequences[:, before - first :].numpy().astype(np.int32) for one, (first, _) in zip(found, calls)]
         new = np.concatenate([np.pad(one, ((0, 0), (0, NEW - one.shape[1])), constant_values=EOT) for one in said])
         # Behind its end a text is padding in theirs and eot in ours.
         behind = np.cumsum(new == end, axis=1) - (new == end) > 0
