@@ -147,6 +147,13 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
     if getattr(model, "causal", True) != causal:
         does = "predicts the next token, which an encoder sees" if causal else "is for models that see both ways"
         out.append(f"objective '{config.objective.name}' {does}: model '{config.model.name}' needs another objective")
+    reads, gives = (getattr(x, "source", False) for x in (model, objective))
+    if reads and not gives:
+        out.append(f"model '{config.model.name}' reads a source and objective '{config.objective.name}' gives none: take one that "
+                   "does, such as objective=seq2seq, or a decoder, such as model=gpt")
+    if gives and not reads:
+        out.append(f"objective '{config.objective.name}' gives a source and model '{config.model.name}' reads none: take an "
+                   "encoder-decoder, such as model=transformer or model=t5, or objective=causal_lm")
     if not causal and train.sample_tokens:
         out.append(f"train.sample_tokens is {train.sample_tokens}: a model that sees both ways continues no text, set it to 0")
     if not causal and train.baseline:

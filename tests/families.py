@@ -9,9 +9,10 @@ from jaxlm.core import tree
 from jaxlm.core.types import Objective, Vocabulary
 
 ROWS, LENGTH, VOCAB = 32, 12, 96
+SOURCE = 16  # positions of a source
 SPECIAL = 5  # ids 0 .. 4 are eot and padding, cls, sep, mask and one more
 SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 2, "mlp": 64, "max_len": 32, "vocab_size": VOCAB,
-         "embed_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
+         "embed_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0, "mlp_dropout": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ FAMILIES = {
     "llama_moe": Family("causal_lm", _CAUSAL, _EXPERTS, "llama"),
     "bert": Family("mlm", {"pairs": "nsp", "mask_rate": 0.4}),
     "albert": Family("mlm", {"pairs": "sop", "mask_rate": 0.4, "whole_word": True}, {"embedding_size": 16}),
+    "transformer": Family("causal_lm", _CAUSAL),
+    "t5": Family("causal_lm", _CAUSAL, {"head_dim": 8, "decoder_layers": 3}),
 }
 if missing := set(build.names("model")) - set(FAMILIES):
     raise AssertionError(f"add an entry to FAMILIES in tests/families.py for {', '.join(sorted(missing))}: "
@@ -62,7 +65,7 @@ def objective_of(family: str, **changes) -> Objective:
 def batch_of(seed: int = 0, family: str = "gpt") -> dict[str, np.ndarray]:
     """Rows of odd lengths, with padding and predictions of weight 0."""
     if FAMILIES[family].objective == "causal_lm":
-        return packed(seed)
+        return packed(seed) | (sources(packed(seed), seed) if reads_source(family) else {})
     return objective_of(family).prepare(stretches(seed), lambda i: np.random.default_rng([seed, i]))
 
 
@@ -81,6 +84,24 @@ def packed(seed: int) -> dict[str, np.ndarray]:
     tokens = draw.integers(0, VOCAB, (ROWS, LENGTH + 1)).astype(np.int32)
     weights = ((segments > 0) & (draw.random((ROWS, LENGTH)) > 0.1)).astype(np.float32)
     return {"tokens": tokens[:, :-1], "targets": tokens[:, 1:], "segments": segments, "positions": positions, "weights": weights}
+
+
+def reads_source(family: str) -> bool:
+    """An encoder-decoder: the tokens of its batches are what the decoder reads."""
+    return getattr(build.find("model", FAMILIES[family].file or family).Config, "source", False)
+
+
+def sources(batch: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """A source of 1 to 4 tokens for each packed document, and padding."""
+    draw = np.random.default_rng([seed, 1])
+    out = {f"source_{field}": np.zeros((ROWS, SOURCE), np.int32) for field in ("tokens", "segments", "positions")}
+    for row in range(ROWS):
+        sizes = draw.integers(1, 5, batch["segments"][row].max())
+        n = sizes.sum()
+        out["source_segments"][row, :n] = np.repeat(np.arange(len(sizes)) + 1, sizes)
+        out["source_positions"][row, :n] = np.concatenate([np.arange(size) for size in sizes])
+        out["source_tokens"][row, :n] = draw.integers(0, VOCAB, n)
+    return out
 
 
 def stretches(seed: int, rows: int = ROWS, length: int = LENGTH) -> dict[str, np.ndarray]:

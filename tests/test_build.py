@@ -86,10 +86,13 @@ def test_what_is_no_config_is_refused(text):
     ("model=bert,objective=mlm,pairs=nsp", "objective 'mlm' as it is set needs sentences"),
     ("model=bert,objective=mlm,sample_tokens=3", "train.sample_tokens is 3: a model that sees both ways"),
     ("model=bert,objective=mlm,baseline=trigram", "train.baseline is 'trigram': bits per byte"),
+    ("model=transformer", "model 'transformer' reads a source and objective 'causal_lm' gives none"),
+    ("model=t5,objective=mlm", "model 't5' reads a source and objective 'mlm' gives none"),
     ("packing=sentences", "objective 'causal_lm' as it is set needs windows or pack"),
 ])
 def test_models_objectives_and_rows_fit(change, word):
-    """Fails if an encoder may be trained to copy the next token that it sees: drop `causal` from build._cross."""
+    """Fails if an encoder may be trained to copy the next token that it sees: drop `causal` from build._cross; or an
+    encoder-decoder on rows that have no source: drop `source`."""
     config, parts = page(), dict(part.split("=") for part in change.split(","))
     build.variant(config, ",".join(f"{kind}={parts[kind]}" for kind in ("model", "objective") if kind in parts))
     config.data.packing = parts.get("packing", "windows")

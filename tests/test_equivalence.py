@@ -37,11 +37,12 @@ MESHES_OF = {"llama_moe": {
 
 def unpacked(batch):
     """The same documents, each in a row of its own, and rows of padding up to a multiple of ROWS."""
-    documents = [(row, batch["segments"][row] == n) for row in range(ROWS) for n in range(1, batch["segments"][row].max() + 1)]
+    documents = [(row, n) for row in range(ROWS) for n in range(1, batch["segments"][row].max() + 1)]
     out = {field: np.zeros((-(-len(documents) // ROWS) * ROWS, *x.shape[1:]), x.dtype) for field, x in batch.items()}
-    for i, (row, at) in enumerate(documents):
+    for i, (row, n) in enumerate(documents):
         for field, x in batch.items():
-            out[field][i, : at.sum()] = 1 if field == "segments" else x[row, at]
+            at = batch["source_segments" if field.startswith("source_") else "segments"][row] == n
+            out[field][i, : at.sum()] = 1 if field.endswith("segments") else x[row, at]
     return out
 
 
@@ -51,7 +52,7 @@ def run(family, layout, micro_batches=1, chunks=1, documents="", **changes):
     documents: "" for what the family is trained for; "packed" or "unpacked" for a prediction at each token of documents,
     which means as much of an encoder.
     """
-    model, kind = model_of(family, **changes), "gpt" if documents else family
+    model, kind = model_of(family, **changes), "gpt" if documents and not families.reads_source(family) else family
     given = batch_of(family=kind)
     given = unpacked(given) if documents == "unpacked" else given
     loss = steps.Loss(model, families.objective_of(kind, chunks=chunks))

@@ -49,9 +49,23 @@ class Functional:
         """The forward pass; key None means no dropout, a cache means that batch continues what it holds."""
         return self._bind(params)(batch, key=key, cache=cache)
 
-    def cache(self, rows: int, length: int) -> Any:
-        """An empty decoding cache for `rows` sequences of at most `length` tokens."""
-        return self._bind(self.abstract).cache(rows, length)
+    def cache(self, rows: int, length: int, source: int = 0) -> Any:
+        """An empty decoding cache for `rows` sequences of at most `length` tokens.
+
+        source: positions of an encoder-decoder's source, which must be given; UserError for a model that reads none. The
+        first batch that is applied with the cache brings the source, those after it do not.
+        """
+        model = self._bind(self.abstract)
+        if getattr(model, "source", False):
+            if source < 1:
+                raise UserError(f"a {type(model).__name__} reads a source, for which its cache has no room: give source=, the "
+                                "number of positions of source_tokens")
+            return model.cache(rows, length, source)
+        cache = model.cache(rows, length)
+        if source:
+            raise UserError(f"a {type(model).__name__} reads no source: leave out source={source}, or take an encoder-decoder "
+                            "such as model=transformer or model=t5")
+        return cache
 
     def rewind(self, cache: Any, counts: Array) -> Any:
         """The cache without the last counts [B] tokens of each row; UserError where the model cannot go back."""

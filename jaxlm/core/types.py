@@ -16,7 +16,8 @@ Params = dict[str, Any]
 # A batch is a dict of arrays with this fixed vocabulary (B rows, L positions, P predictions a row):
 #   tokens [B,L] int32      segments [B,L] int32, 0 = padding, k = k-th packed document
 #   positions [B,L] int32, counted from each document's start      types [B,L] int32 (sentence A or B)
-#   source_tokens, source_segments, source_positions, source_types: the same for an encoder's side
+#   source_tokens, source_segments, source_positions [B,S]: what the encoder of an encoder-decoder reads. Then tokens are what
+#   its decoder reads, the start token and the target without its last; segment k of a row reads segment k of its source
 #   targets [B,L] int32     weights [B,L] float32, 0 = not a prediction
 #   predict [B,P] int32, positions to unembed: then targets and weights are [B,P]
 #   labels [B] int32        label_weights [B] float32, 0 = no label         label_scale [B] float32: see Objective.balance

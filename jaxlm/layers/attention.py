@@ -20,7 +20,7 @@ from jaxlm.parallel.place import constrain
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention of x over itself (and its cache), or over `source`."""
+    """Grouped-query attention of x over itself (and its cache), or over a source whose `keys` were made before."""
 
     def __init__(
         self,
@@ -40,16 +40,21 @@ class Attention(nnx.Module):
         rate: float = 0.0,
         backend: str = "auto",
         init: Init = normal(),
+        query_init: Init | None = None,
         out_init: Init = normal(),
         dtype: str = "float32",
     ):
-        """scale: on the scores, 0 = head_dim ** -0.5. qk_norm: RMSNorm of each head's query and key before rotation."""
+        """scale: on the scores, 0 = head_dim ** -0.5. qk_norm: RMSNorm of each head's query and key before rotation.
+
+        init: of all but the output, and of the query where it has none of its own.
+        """
         self.scale = scale or head_dim**-0.5
         self.soft_cap, self.rate, self.backend = soft_cap, rate, backend
-        linear = lambda n, axis: Linear(
+        linear = lambda n, axis, init=init: Linear(
             rngs, (size,), (n, head_dim), ("embed", axis, "head_dim"), bias=qkv_bias, init=init, dtype=dtype
         )
-        self.q, self.k, self.v = linear(heads, "heads"), linear(kv_heads, "kv_heads"), linear(kv_heads, "kv_heads")
+        self.q = linear(heads, "heads", query_init or init)
+        self.k, self.v = linear(kv_heads, "kv_heads"), linear(kv_heads, "kv_heads")
         self.o = Linear(
             rngs, (heads, head_dim), (size,), ("heads", "head_dim", "embed"), bias=out_bias, init=out_init, dtype=dtype
         )
@@ -62,21 +67,21 @@ class Attention(nnx.Module):
         mask: Mask,
         *,
         rotary: tuple[Array, Array] | None = None,
-        source: Array | None = None,
+        source: tuple[Array, Array] | None = None,
         bias: Array | None = None,
         cache: View | None = None,
         key: Array | None = None,
     ) -> tuple[Array, dict[str, Array] | None]:
-        """The mixed values [B, T, D], and the cache's new store (None without one). rotary: sine and cosine of x."""
+        """The mixed values [B, T, D], and the cache's new store (None without one). rotary: sine and cosine of x.
+
+        source: keys and values [B, S, K, H] to look at in the place of x's own.
+        """
         with jax.named_scope("attention"):
-            source = x if source is None else source
-            q, k, v = self.q(x), self.k(source), self.v(source)
-            if self.q_norm is not None:
-                q, k = self.q_norm(q), self.k_norm(k)
-            if rotary is not None:
-                q, k = rope.rotate(q, *rotary), rope.rotate(k, *rotary)
+            q = self.q(x)
+            q = q if self.q_norm is None else self.q_norm(q)
+            q = q if rotary is None else rope.rotate(q, *rotary)
             q = constrain(checkpoint_name(q, "qkv"), "batch", "seq", "act_heads", None)
-            k, v = _everywhere(checkpoint_name(k, "qkv")), _everywhere(checkpoint_name(v, "qkv"))
+            k, v = self.keys(x, rotary) if source is None else source
             store = None
             if cache is not None:
                 k, v, store = cache.extend(k, v)
@@ -84,6 +89,13 @@ class Attention(nnx.Module):
             out = _attend(self.backend, q, k, v, mask, bias, options)
             out = constrain(checkpoint_name(out, "context"), "batch", "seq", "act_heads", None)
             return constrain(self.o(out), "batch", "seq", "act_embed"), store
+
+    def keys(self, source: Array, rotary: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
+        """Keys and values [B, S, K, H] of source [B, S, D], where every query finds them."""
+        k, v = self.k(source), self.v(source)
+        k = k if self.k_norm is None else self.k_norm(k)
+        k = k if rotary is None else rope.rotate(k, *rotary)
+        return _everywhere(checkpoint_name(k, "qkv")), _everywhere(checkpoint_name(v, "qkv"))
 
 
 def _everywhere(x: Array) -> Array:

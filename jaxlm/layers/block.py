@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""One transformer block: attention and feed-forward with residuals, in the three orders of norms in use."""
+"""One transformer block: attention (and that over a source) and feed-forward with residuals, in the three orders of norms in use."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +20,14 @@ ORDERS = ("pre", "post", "sandwich")
 
 
 class Block(nnx.Module):
-    """pre: x + f(norm(x)) (GPT-2). post: norm(x + f(x)) (BERT). sandwich: x + post_norm(f(norm(x))) (Gemma 2)."""
+    """pre: x + f(norm(x)) (GPT-2). post: norm(x + f(x)) (BERT). sandwich: x + post_norm(f(norm(x))) (Gemma 2).
+
+    cross: attention over a source, between the two others (Vaswani et al. 2017); with norm_cross, and post_norm_cross.
+    """
 
     def __init__(
-        self, attention: Attention, mlp: Mlp | Moe, norm: Callable[[], nnx.Module], *, order: str = "pre", rate: float = 0.0
+        self, attention: Attention, mlp: Mlp | Moe, norm: Callable[[], nnx.Module], *, order: str = "pre", rate: float = 0.0,
+        cross: Attention | None = None,
     ):
         if order not in ORDERS:
             raise ValueError(f"block order '{order}' is none of {', '.join(ORDERS)}")
@@ -32,6 +36,9 @@ class Block(nnx.Module):
         self.norm1, self.norm2 = norm(), norm()
         self.post_norm1 = norm() if order == "sandwich" else None
         self.post_norm2 = norm() if order == "sandwich" else None
+        self.cross = cross
+        self.norm_cross = None if cross is None else norm()
+        self.post_norm_cross = norm() if cross is not None and order == "sandwich" else None
 
     def __call__(
         self, x: Array, mask: Mask, *, cache: View | None = None, key: Array | None = None, **attention: Any
@@ -43,10 +50,23 @@ class Block(nnx.Module):
         return x, store
 
     def routed(
-        self, x: Array, mask: Mask, *, cache: View | None = None, key: Array | None = None, **attention: Any
+        self,
+        x: Array,
+        mask: Mask,
+        *,
+        cache: View | None = None,
+        key: Array | None = None,
+        source: tuple[Array, Array] | None = None,
+        source_mask: Mask | None = None,
+        **attention: Any,
     ) -> tuple[Array, dict[str, Array] | None, Load | None]:
-        """The same, and what the router of its experts did (None without experts)."""
-        keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+        """The same, and what the router of its experts did (None without experts).
+
+        source, source_mask: what `cross` looks at, its own `keys` of the source, and who may see whom of them.
+        """
+        dropped = getattr(self.mlp, "rate", 0.0) > 0
+        needed = 3 + 2 * (self.cross is not None) + dropped
+        keys = (None,) * needed if key is None else jax.random.split(key, needed)
         store = load = None
 
         def attend(y: Array) -> Array:
@@ -59,9 +79,13 @@ class Block(nnx.Module):
             if isinstance(self.mlp, Moe):
                 y, load = self.mlp(y, mask.q_segments)
                 return y
-            return self.mlp(y)
+            return self.mlp(y, keys[-1] if dropped else None)
 
         x = self._residual(x, attend, self.norm1, self.post_norm1, keys[1])
+        if self.cross is not None:
+            look = lambda y: self.cross(y, source_mask, source=source, key=keys[3])[0]
+            with jax.named_scope("cross"):
+                x = self._residual(x, look, self.norm_cross, self.post_norm_cross, keys[4])
         x = self._residual(x, feed_forward, self.norm2, self.post_norm2, keys[2])
         return x, store, load
 

@@ -15,20 +15,22 @@ from jaxlm.core.types import Array, Batch
 from jaxlm.ops.masks import Mask
 from jaxlm.parallel.place import constrain
 
-Cache = dict[str, Array]
+Cache = dict[str, Any]
 
 
-def empty(layers: int, rows: int, length: int, kv_heads: int, head_dim: int, dtype: str) -> Cache:
+def empty(layers: int, rows: int, length: int, kv_heads: int, head_dim: int, dtype: str, source: int = 0) -> Cache:
     """k, v [layers, B, S, K, H]; segments [B, S], 0 = empty or padding; positions [B, S]; index, the next free slot.
 
-    After `rewind` the index is [B]: each row has its own.
+    After `rewind` the index is [B]: each row has its own. source: positions of an encoder-decoder's source; then there is
+    `source` too, with k and v of its S and their segments.
     """
     # New buffers each time: a caller that donates its cache must not give the same one away twice.
-    new = lambda: constrain(
-        jnp.zeros((layers, rows, length, kv_heads, head_dim), dtype), "layers", "batch", None, "act_kv_heads", None
+    new = lambda slots: constrain(
+        jnp.zeros((layers, rows, slots, kv_heads, head_dim), dtype), "layers", "batch", None, "act_kv_heads", None
     )
-    ids = lambda: constrain(jnp.zeros((rows, length), jnp.int32), "batch", None)
-    return {"k": new(), "v": new(), "segments": ids(), "positions": ids(), "index": jnp.zeros((), jnp.int32)}
+    ids = lambda slots: constrain(jnp.zeros((rows, slots), jnp.int32), "batch", None)
+    out = {"k": new(length), "v": new(length), "segments": ids(length), "positions": ids(length), "index": jnp.zeros((), jnp.int32)}
+    return {**out, "source": {"k": new(source), "v": new(source), "segments": ids(source)}} if source else out
 
 
 def rewind(cache: Cache, counts: Array) -> Cache:

@@ -57,15 +57,15 @@ class Embed(nnx.Module):
     def __call__(self, tokens: Array, positions: Array, types: Array | None = None, key: Array | None = None) -> Array:
         """positions [B, L]. An id or position beyond its table gives NaN: taking the last row would hide it."""
         with jax.named_scope("embed"):
-            x = self._take(self.tokens, "vocab", tokens)
+            x = _take(self.tokens, "vocab", tokens, self.dtype)
             if self.scale != 1.0:
                 x = x * jnp.asarray(self.scale, x.dtype)
             if self.positions is not None:
-                x = x + self._take(self.positions, "positions", positions)
+                x = x + _take(self.positions, "positions", positions, self.dtype)
             elif self.kind == "sinusoidal":
                 x = x + sinusoidal(positions, self.size).astype(x.dtype)
             if self.types is not None:
-                x = x + self._take(self.types, "types", jnp.zeros_like(tokens) if types is None else types)
+                x = x + _take(self.types, "types", jnp.zeros_like(tokens) if types is None else types, self.dtype)
             if self.norm is not None:
                 x = self.norm(x)
             x = dropout(x, self.rate, key)
@@ -77,12 +77,37 @@ class Embed(nnx.Module):
         """embed/tokens [V, D] as a tied head uses it: features gathered, so that logits need no sum over devices."""
         return gathered(self.tokens.get_value(), ("vocab", "embed"))
 
-    def _take(self, table: nnx.Param, axis: str, index: Array) -> Array:
-        # Features gathered first: looked up in a table that is split both ways, the result would be moved whole.
-        # Cast after the lookup: the gradient of a frequent token is a sum of thousands, kept in the table's own type.
-        # The constraint is for the gradient: a scatter straight into split features would replicate what it adds.
-        rows = constrain(gathered(table.get_value(), (axis, "embed")), axis, None)
-        return jnp.take(rows, index, axis=0, mode="fill", fill_value=jnp.nan).astype(self.dtype)
+
+class Positions(nnx.Module):
+    """What one side of an encoder-decoder makes of the vectors of tokens [B, L, D], whose table both sides share.
+
+    Positions are added (positions/table where they are learned), then a LayerNorm where norm_eps is above 0
+    (positions/norm), then dropout.
+    """
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        size: int,
+        *,
+        kind: str,
+        max_len: int,
+        rate: float = 0.0,
+        norm_eps: float = 0.0,
+        dtype: str = "float32",
+        init: Init = normal(),
+    ):
+        self.size, self.rate = size, rate
+        self.table = param(rngs, (max_len, size), "positions", "embed", init=init, dtype=dtype) if kind == "learned" else None
+        self.norm = LayerNorm(rngs, size, eps=norm_eps, dtype=dtype) if norm_eps else None
+
+    def __call__(self, x: Array, positions: Array, key: Array | None = None) -> Array:
+        """positions [B, L]. One beyond the table gives NaN: taking the last row would hide it."""
+        with jax.named_scope("positions"):
+            learned = self.table is not None
+            x = x + (_take(self.table, "positions", positions, x.dtype) if learned else sinusoidal(positions, self.size).astype(x.dtype))
+            x = x if self.norm is None else self.norm(x)
+            return constrain(dropout(x, self.rate, key), "batch", "seq", "act_embed")
 
 
 class Head(nnx.Module):
@@ -95,6 +120,14 @@ class Head(nnx.Module):
 
     def __call__(self) -> Array:
         return gathered(self.table.get_value(), ("vocab", "embed"))
+
+
+def _take(table: nnx.Param, axis: str, index: Array, dtype: str) -> Array:
+    # Features gathered first: looked up in a table that is split both ways, the result would be moved whole.
+    # Cast after the lookup: the gradient of a frequent token is a sum of thousands, kept in the table's own type.
+    # The constraint is for the gradient: a scatter straight into split features would replicate what it adds.
+    rows = constrain(gathered(table.get_value(), (axis, "embed")), axis, None)
+    return jnp.take(rows, index, axis=0, mode="fill", fill_value=jnp.nan).astype(dtype)
 
 
 def sinusoidal(positions: Array, size: int) -> Array:

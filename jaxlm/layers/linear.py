@@ -23,6 +23,12 @@ def normal(std: float = 0.02) -> Init:
     return nnx.initializers.normal(std)
 
 
+def glorot(inputs: int, outputs: int) -> Init:
+    """Uniform, with the variance 2 / (inputs + outputs) (Glorot and Bengio 2010)."""
+    end = (6 / (inputs + outputs)) ** 0.5
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -end, end)
+
+
 zeros, ones = nnx.initializers.zeros, nnx.initializers.ones
 
 

@@ -8,12 +8,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxlm.core.types import Array
 from jaxlm.layers.linear import Init, Linear, normal
 from jaxlm.ops import activations
+from jaxlm.ops.dropout import dropout
 from jaxlm.parallel import place
 from jaxlm.parallel.place import constrain
 
 
 class Mlp(nnx.Module):
-    """down(activation(up(x))), or down(activation(gate(x)) * up(x)) (Shazeer 2020) when gated."""
+    """down(activation(up(x))), or down(activation(gate(x)) * up(x)) (Shazeer 2020) when gated; rate: dropout of what `down` reads."""
 
     def __init__(
         self,
@@ -24,20 +25,22 @@ class Mlp(nnx.Module):
         activation: str = "gelu_tanh",
         gated: bool = False,
         bias: bool = True,
+        rate: float = 0.0,
         init: Init = normal(),
         out_init: Init = normal(),
         dtype: str = "float32",
     ):
-        self.activation = activation
+        self.activation, self.rate = activation, rate
         self.up = Linear(rngs, (size,), (hidden,), ("embed", "mlp"), bias=bias, init=init, dtype=dtype)
         self.gate = (
             Linear(rngs, (size,), (hidden,), ("embed", "mlp"), bias=bias, init=init, dtype=dtype) if gated else None
         )
         self.down = Linear(rngs, (hidden,), (size,), ("mlp", "embed"), bias=bias, init=out_init, dtype=dtype)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, key: Array | None = None) -> Array:
         with jax.named_scope("mlp"):
             act = activations.find(self.activation, again=place.platform() == "cpu")
             hidden = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
             hidden = constrain(checkpoint_name(hidden, "mlp_hidden"), "batch", "seq", "act_mlp")
+            hidden = dropout(hidden, self.rate, key)
             return constrain(self.down(hidden), "batch", "seq", "act_embed")

@@ -30,8 +30,8 @@ class Mask:
 
 def dense(mask: Mask, queries: int, keys: int) -> Array:
     """The mask as booleans [B or 1, 1, T, S], True where seen."""
-    q = _index(mask.q_index, queries)[:, None, :, None]
-    k = _index(mask.k_index, keys)[:, None, None, :]
+    q = index(mask.q_index, queries)[:, None, :, None]
+    k = index(mask.k_index, keys)[:, None, None, :]
     seen = None
     if mask.causal:
         seen = q >= k
@@ -51,7 +51,7 @@ def dense(mask: Mask, queries: int, keys: int) -> Array:
     return jnp.ones((1, 1, queries, keys), bool) if seen is None else seen
 
 
-def _index(index: Array | None, size: int) -> Array:
+def index(index: Array | None, size: int) -> Array:
     """Slot numbers [B or 1, size]; an iota and not an arange, so that a symbolic length exports."""
     if index is None:
         return lax.broadcasted_iota(jnp.int32, (1, size), 1)

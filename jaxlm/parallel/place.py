@@ -139,17 +139,19 @@ def put(batch: dict[str, np.ndarray], layout: Layout, rows: int) -> Batch:
     Positions are split where a field has one number a token; what is shorter (predictions, spans) is whole in each row.
     """
     first = local_rows(layout, rows).start
-    length = max((x.shape[1] for x in batch.values() if np.ndim(x) > 1), default=0)
+    # A source has a length of its own.
+    side = lambda name: name.startswith("source_")
+    length = {s: max((x.shape[1] for name, x in batch.items() if np.ndim(x) > 1 and side(name) == s), default=0) for s in (False, True)}
 
-    def one(x: np.ndarray) -> Array:
+    def one(name: str, x: np.ndarray) -> Array:
         x = np.asarray(x)
 
         def part(at: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = at[0].indices(rows)
             return x[(slice(start - first, stop - first), *at[1:])]
 
-        whole = x.ndim > 1 and x.shape[1] != length
+        whole = x.ndim > 1 and x.shape[1] != length[side(name)]
         sharding = layout.sharding("batch", *(None,) * (x.ndim - 1)) if whole else batch_sharding(layout, x.ndim)
         return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
 
-    return {name: one(x) for name, x in batch.items()}
+    return {name: one(name, x) for name, x in batch.items()}

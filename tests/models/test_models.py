@@ -17,7 +17,7 @@ import jaxlm.models
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.layers.stack import REMAT
-from jaxlm.models import albert, bert, gpt, llama
+from jaxlm.models import albert, bert, gpt, llama, t5, transformer
 from jaxlm.parallel import rules
 
 V, L = 31, 12
@@ -111,13 +111,62 @@ VARIANTS["llama_moe"] = (
     llama,
     dataclasses.replace(VARIANTS["llama"][1], mlp=20, experts=5, experts_per_token=2, router_aux=0.5, router_z=0.25),
 )
+_NO_DROPOUT = {"embed_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0, "mlp_dropout": 0.0}
+# Encoder-decoders, whose batches have a source: tests/models/test_encoder_decoders.py.
+SOURCED = {
+    "transformer": (transformer, transformer.Config(vocab_size=V, layers=2, heads=4, embed=24, mlp=32, **_NO_DROPOUT)),
+    "transformer_bart": (
+        transformer,
+        transformer.Config(
+            vocab_size=V,
+            max_len=20,
+            layers=1,
+            decoder_layers=3,
+            heads=4,
+            decoder_heads=3,
+            embed=24,
+            mlp=32,
+            decoder_mlp=40,
+            positions="learned",
+            position_offset=2,
+            embed_scale=False,
+            embed_norm=True,
+            order="pre",
+            activation="gelu",
+            tie_embeddings=False,
+            logit_bias=True,
+            init_std=0.02,
+            scan=False,
+            **_NO_DROPOUT,
+        ),
+    ),
+    "t5": (t5, t5.Config(vocab_size=V, layers=2, heads=4, head_dim=5, embed=24, mlp=32, buckets=8, max_distance=7, **_NO_DROPOUT)),
+    "t5_v11": (
+        t5,
+        t5.Config(
+            vocab_size=V,
+            layers=2,
+            decoder_layers=3,
+            heads=3,
+            head_dim=8,
+            embed=24,
+            mlp=32,
+            gated=True,
+            activation="gelu_tanh",
+            tie_embeddings=False,
+            logit_scale=False,
+            **_NO_DROPOUT,
+        ),
+    ),
+}
+ALL = VARIANTS | SOURCED
 WINDOWED = {"llama_all"}  # whose layers do not all reach every earlier position
 parametrize = pytest.mark.parametrize("name", VARIANTS)
 
 
 @functools.cache
 def model(name: str, **changes):
-    module, config = VARIANTS[name]
+    module, config = ALL[name]
     return module.build(dataclasses.replace(config, **changes))
 
 
@@ -185,10 +234,10 @@ def test_every_family_is_here():
     families = {
         p.stem for p in folder.glob("*.py") if "\ndef build(" in p.read_text() and "\nclass Config" in p.read_text()
     }
-    assert families <= {module.__name__.rpartition(".")[2] for module, _ in VARIANTS.values()}, "add a variant above"
+    assert families <= {module.__name__.rpartition(".")[2] for module, _ in ALL.values()}, "add a variant above"
 
 
-@parametrize
+@pytest.mark.parametrize("name", ALL)
 def test_contract(name):
     """init has abstract's shapes, axes name every dimension with known names, and two inits of a key are one."""
     built = model(name)
@@ -201,7 +250,7 @@ def test_contract(name):
     for path, leaf in tree.flatten(built.abstract).items():
         assert len(flat[path]) == leaf.ndim, path
         rules.find("fsdp_tp").spec(flat[path])
-        stacked = path.startswith("blocks/") and not getattr(VARIANTS[name][1], "shared", False)
+        stacked = "blocks" in path.split("/") and not getattr(ALL[name][1], "shared", False)
         assert (flat[path][0] == "layers") == stacked, path
 
 
@@ -472,6 +521,12 @@ def test_beyond_a_table_is_nan():
             ["from 1 to experts=2", "experts have no bias", "router_aux is -1.0"],
         ),
         (bert, dict(vocab_size=V, heads=7, types=-1, pooler=False), ["multiple of heads", "types is -1", "pooler is false"]),
+        (
+            transformer,
+            dict(vocab_size=V, heads=7, decoder_heads=5, decoder_layers=-1, position_offset=2, order="sandwich", mlp_dropout=1.0),
+            ["multiple of heads", "multiple of decoder_heads", "decoder_layers is -1", "set it to 0", "order is 'sandwich'", "mlp_dropout"],
+        ),
+        (t5, dict(vocab_size=V, buckets=30, max_distance=15, head_dim=0), ["multiple of 4", "above buckets / 2 = 15", "head_dim is 0"]),
     ],
 )
 def test_bad_configs_name_every_problem(module, changes, words):
