@@ -45,6 +45,8 @@ class Limits:
         """
         if config.problems():
             raise UserError("; ".join(config.problems()))
+        if self.size and config.forced_bos >= self.size:
+            raise UserError(f"forced_bos is {config.forced_bos}, outside the {self.size} ids of the tokenizer")
         if self.source and not len(sources):
             raise UserError("this model reads a source (the text to translate, say) and there is none: give sources")
         if len(sources) and not self.source:

@@ -30,6 +30,11 @@ class Speculative:
     eot: int
     max_len: int = 0
 
+    def __post_init__(self):
+        # A model that cannot go back raises here, before a prompt is read or shown.
+        for one in (self.stepper, self.draft):
+            one.check_rewind()
+
     def prefill(self, params: tuple[Params, Params], inputs: tuple, *, draw: Draw, room: int) -> tuple[Any, Progress]:
         batch, seed, rows, limit = inputs
         # A row is judged to its end before it is cut at its limit.

@@ -56,6 +56,10 @@ class Stepper:
         """The cache as if the last counts [B] tokens of each row had not been fed."""
         return self.model.rewind(cache, counts)
 
+    def check_rewind(self) -> None:
+        """UserError where the model cannot go back."""
+        jax.eval_shape(lambda: self.rewind(self._empty(1, 1), jnp.zeros((1,), jnp.int32)))
+
     def repeat(self, cache: Any, rows: int, length: int, times: int) -> Any:
         """A cache with each of the `rows` rows `times` times, side by side."""
         return self._map(lambda x, axis: jnp.repeat(x, times, axis=axis), cache, rows, length)

@@ -50,12 +50,13 @@ class Penalties:
     no_repeat_ngram: int = 0
     bad_words: tuple[tuple[int, ...], ...] = ()
     min_new: int = 0
+    first: int = -1  # the id that is generated first, whatever else is set; -1 = none
 
 
 def penalize(logits: Array, history: History, eot: int, settings: Penalties = Penalties()) -> Array:
     """Logits [B, V] after every penalty that is set, in this order, which is that of transformers' processors:
 
-    repetition, presence and frequency (which transformers lacks), no-repeat n-gram, bad words, the least new tokens.
+    repetition, presence and frequency (which transformers lacks), no-repeat n-gram, bad words, the least new tokens, the first token.
     Temperature and the filters of `ops.sample.filter_logits` come after.
     """
     s = settings
@@ -69,6 +70,8 @@ def penalize(logits: Array, history: History, eot: int, settings: Penalties = Pe
         logits = bad_words(logits, history, s.bad_words, eot)
     if s.min_new:
         logits = min_new(logits, history, s.min_new, eot)
+    if s.first >= 0:
+        logits = forced_first(logits, history, s.first)
     return logits
 
 
@@ -115,6 +118,13 @@ def min_new(logits: Array, history: History, least: Setting, eot: int) -> Array:
     early = (jnp.broadcast_to(history.end, history.start.shape) - history.prompt)[:, None] < _column(least)
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
     return jnp.where(early & (ids == eot), -jnp.inf, logits)
+
+
+def forced_first(logits: Array, history: History, first: int) -> Array:
+    """0 at the id `first` and -inf elsewhere where nothing has been generated (transformers' forced_bos_token_id)."""
+    begins = (jnp.broadcast_to(history.end, history.start.shape) == history.prompt)[:, None]
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    return jnp.where(begins, jnp.where(ids == first, 0.0, -jnp.inf), logits)
 
 
 def _column(setting: Setting) -> Setting | Array:

@@ -25,6 +25,7 @@ SEARCHES = {
     "beam4_early": dict(num_beams=4, num_return_sequences=2, early_stopping=True, length_penalty=0.6),
     "beam4_never": dict(num_beams=4, num_return_sequences=2, early_stopping="never", length_penalty=2.0),
     "beam3_penalties": dict(num_beams=3, num_return_sequences=3, repetition_penalty=1.3, no_repeat_ngram_size=3, min_new_tokens=3),
+    "beam4_forced": dict(num_beams=4, num_return_sequences=2, forced_bos_token_id=7, length_penalty=2.0),  # of encoder-decoders alone
 }
 # Each processor on random logits [B, V] after random tokens [B, S].
 FILTERS = {
@@ -79,7 +80,8 @@ def generated(name: str, case: dict, seed: int) -> dict[str, np.ndarray]:
         at = slice(len(text)) if reads else slice(width - len(text), None)
         ids[row, at], mask[row, at] = text, 1
     # Without its cache, which transformers 5.23 makes with a decoder's layers as many as the encoder has.
-    more = dict(decoder_start_token_id=START, forced_bos_token_id=None, forced_eos_token_id=None, use_cache=False) if reads else {}
+    more = dict(decoder_start_token_id=START, use_cache=False) if reads else {}
+    net.generation_config.forced_bos_token_id = net.generation_config.forced_eos_token_id = None
     call = lambda first=0, rows=slice(None), **settings: net.generate(
         torch.tensor(ids[rows, first:]), attention_mask=torch.tensor(mask[rows, first:]), do_sample=False, max_new_tokens=NEW,
         pad_token_id=EOT, bos_token_id=None, return_dict_in_generate=True, output_scores=True, **more, **settings)
@@ -90,6 +92,8 @@ def generated(name: str, case: dict, seed: int) -> dict[str, np.ndarray]:
     end = min(range(37), key=lambda i: abs((free[:, 2:] == i).any(axis=1).mean() - 0.35))
     out = {"end": np.int32(end)}
     for search, settings in SEARCHES.items():
+        if "forced_bos_token_id" in settings and not reads:
+            continue
         calls = [(0, slice(None))]
         if "no_repeat_ngram_size" in settings and not reads:
             calls = [(width - len(text), slice(row, row + 1)) for row, text in enumerate(texts)]

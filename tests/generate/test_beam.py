@@ -32,7 +32,9 @@ SEARCHES = {
     "beam4_early": dataclasses.replace(BASE, beams=4, n_best=2, early_stopping="true", length_penalty=0.6),
     "beam4_never": dataclasses.replace(BASE, beams=4, n_best=2, early_stopping="never", length_penalty=2.0),
     "beam3_penalties": dataclasses.replace(BASE, beams=3, n_best=3, repetition_penalty=1.3, no_repeat_ngram=3, min_new_tokens=3),
+    "beam4_forced": dataclasses.replace(BASE, beams=4, n_best=2, forced_bos=7, length_penalty=2.0),
 }
+START = 2  # also as there
 
 
 def prompts(seed):
@@ -40,17 +42,21 @@ def prompts(seed):
     return [rng.integers(4, 37, rng.integers(1, 16)) for _ in range(50)]
 
 
-def ours(case, seed, end):
+def ours(case, seed, end, searches):
     """As make_references.generated, for texts that end at the id `end`."""
     hf, model, tensors = model_of(case)
     params = jax.device_put(to_params(hf, tensors, model))
-    decoder, beams, out = Decoder(model, end, 37, 40), Beams(model, end, 37, 40), {}
-    for search, config in SEARCHES.items():
+    reads = hf.get("is_encoder_decoder", False)
+    limits = dict(eot=end, vocab=37, max_len=40) | (dict(start=START, source_len=40) if reads else {})
+    given = dict(prompts=(), sources=prompts(seed)) if reads else dict(prompts=prompts(seed))
+    decoder, beams, out = Decoder(model, **limits), Beams(model, **limits), {}
+    for search in searches:
+        config = SEARCHES[search]
         bad = BAD if config.bad_words else ()
         if config.beams == 1:
-            out[search] = decoder.run(params, prompts(seed), config, bad_words=bad).tokens
+            out[search] = decoder.run(params, config=config, bad_words=bad, **given).tokens
         else:
-            found = beams.run(params, prompts(seed), config, bad)
+            found = beams.run(params, config=config, bad_words=bad, **given)
             out[search] = found.tokens.reshape(-1, NEW)
             out[search + "/scores"] = found.scores.reshape(-1)
     return out
@@ -66,21 +72,24 @@ def same(got, expected):
             assert not differ, f"{search}: rows {differ}"
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+NAMES = ["gpt2", "llama", "t5", "bart", "marian"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_tokens_are_those_of_transformers(name):
-    """50 prompts of 1 to 15 tokens, padded on the left, greedy and beams. Fails if a beam keeps its old cache
+    """50 prompts of 1 to 15 tokens, padded on the left, or sources, greedy and beams. Fails if a beam keeps its old cache
     (`take` returns its cache), or if the length penalty counts from 0 (`now.index` for `count`)."""
     with np.load(HERE / "references.npz") as file:
         expected = {key.partition("/")[2]: file[key] for key in file.files if key.startswith(name + "/")}
     end = int(expected.pop("end"))
-    got = ours(stored(name, 0), 0, end)
+    got = ours(stored(name, 0), 0, end, [search for search in SEARCHES if search in expected])
     same(got, expected)
     for search in ("greedy", "beam4"):
         assert 0.1 < (got[search] == end).any(axis=1).mean() < 0.9, "a search in which nothing ends, or all does, compares little"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", NAMES)
 def test_tokens_are_those_of_the_transformers_installed(name):
     """The same with other prompts and weights, against the library itself."""
     if not (importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")):
@@ -88,7 +97,8 @@ def test_tokens_are_those_of_the_transformers_installed(name):
     theirs = importlib.import_module("tests.generate.make_references")
     case = stored(name, 1)
     expected = theirs.generated(name, case, 1)
-    same(ours(case, 1, int(expected.pop("end"))), expected)
+    end = int(expected.pop("end"))
+    same(ours(case, 1, end, [search for search in SEARCHES if search in expected]), expected)
 
 
 BEAMS = dataclasses.replace(BASE, beams=3, n_best=3, max_new_tokens=10)
