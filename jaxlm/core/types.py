@@ -82,7 +82,8 @@ class Vocabulary:
     """What an objective must know of a tokenizer. A role that the tokenizer has no token for is None.
 
     special: ids that no text has (the roles and eot among them), in order. continues: bool [size], True where a token
-    goes on with the word before it; None where the tokenizer does not show its words.
+    goes on with the word before it; None where the tokenizer does not show its words. start: what a decoder that reads a
+    source begins every target with, eot where nothing else is said (T5, Marian: pad).
     """
 
     size: int
@@ -93,6 +94,10 @@ class Vocabulary:
     sep: int | None
     mask: int | None
     continues: np.ndarray | None
+    start: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "start", self.eot if self.start is None else self.start)
 
     @staticmethod
     def bare(size: int) -> "Vocabulary":

@@ -18,7 +18,8 @@ _KNOWN = "a Hugging Face tokenizer.json, a vocab.txt (WordPiece), a vocab.json w
 class Config:
     """path: tokenizer.json, vocab.txt, vocab.json or merges.txt, or a folder that holds such a file.
 
-    eot: name of the document separator; pad, cls, sep, mask: names of an encoder's tokens; "" to find them. casing:
+    eot: name of the document separator; pad, cls, sep, mask: names of an encoder's tokens; "" to find them. start: name of
+    the token that a decoder which reads a source begins every target with (T5: <pad>); "": the separator. casing:
     "cased" or "uncased", for a vocab.txt; "" to read it from the tokenizer_config.json beside it.
     """
     path: str = ""
@@ -27,6 +28,7 @@ class Config:
     cls: str = ""
     sep: str = ""
     mask: str = ""
+    start: str = ""
     casing: str = ""
 
     def problems(self) -> list[str]:
@@ -56,6 +58,7 @@ def build(config: Config, documents: learn.Documents | None = None) -> JsonToken
     found = JsonTokenizer(text, config.eot, str(path), template)
     # What the page says, then what stands beside the tokenizer, then the usual names.
     roles = {role: getattr(config, role) or named[role] for role in ROLES if getattr(config, role) or named[role] in found.special}
+    roles |= {"start": config.start} if config.start else {}
     return JsonTokenizer(text, config.eot, str(path), template, roles) if roles else found
 
 

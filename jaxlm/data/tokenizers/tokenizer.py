@@ -28,7 +28,7 @@ ROLES = {"pad": ("[PAD]", "<pad>", "<|pad|>"), "cls": ("[CLS]", "<cls>", "<s>"),
 
 def usual(role: str, names: Iterable[str]) -> str | None:
     """The one of `names` that tokens of a role of ROLES usually have."""
-    return next((name for name in ROLES[role] if name in names), None)
+    return next((name for name in ROLES.get(role, ()) if name in names), None)
 
 
 class Tokenizer(abc.ABC):
@@ -77,7 +77,7 @@ class Tokenizer(abc.ABC):
         """What an objective must know: ids of the special tokens and of their roles, and which tokens go on with a word."""
         roles = {role: None if self.role(role) is None else self.special[self.role(role)] for role in ROLES}
         return Vocabulary(self.vocab_size, self.eot, tuple(sorted({*self.special.values(), self.eot})), **roles,
-                          continues=self.continues())
+                          continues=self.continues(), start=self.special.get(self.roles.get("start", "")))
 
     def role(self, role: str) -> str | None:
         """Name of the token of a role of ROLES."""
