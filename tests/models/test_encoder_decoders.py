@@ -142,10 +142,9 @@ def test_cached_is_uncached(name):
 
 @pytest.mark.parametrize("name", ["transformer", "t5_v11"])
 def test_ways_of_running(name):
-    """Unrolled, rematerialised and in bfloat16 as by default. Fails if a layer takes another's weights, or a bias loses its gradient."""
+    """Unrolled and rematerialised, and in bfloat16, as by default. Fails if a layer takes another's weights, or a bias loses its gradient."""
     plain = jitted(name)(params(name), RIGHT, BOTH)
-    close(jitted(name, scan=False)(params(name), RIGHT, BOTH), plain)
-    close(jitted(name, remat="full")(params(name), RIGHT, BOTH), plain)
+    close(jitted(name, scan=False, remat="full")(params(name), RIGHT, BOTH), plain)
     built = model(name, dtype="bfloat16")
     out = jax.jit(built.apply)(params(name), RIGHT)
     assert out.hidden.dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
@@ -163,22 +162,18 @@ def test_dropout(name, field):
     without = jitted(name)(params(name), RIGHT, BOTH)[0]
     np.testing.assert_array_equal(one, again)
     assert not np.allclose(one, other) and not np.allclose(one, without)
-    # The side of the source too: what it keeps for the decoder differs.
-    read = jax.jit(lambda key: built.apply(params(name), RIGHT, key=key, cache=built.cache(2, L, source=S)).cache["source"]["k"])
-    assert not np.allclose(read(jax.random.key(0, impl="rbg"))[0], read(jax.random.key(1, impl="rbg"))[0])
-    np.testing.assert_array_equal(jax.jit(lambda: built.apply(params(name), RIGHT).logits)(), model_logits(name))
+    # The side of the source too: what the first layer of the decoder keeps of it differs.
+    if field != "embed_dropout":
+        return
+    read = jax.jit(lambda key: built.apply(params(name), RIGHT, key=key, cache=built.cache(2, L, source=S)).cache["source"]["k"][0])
+    assert not np.allclose(read(jax.random.key(0, impl="rbg")), read(jax.random.key(1, impl="rbg")))
 
 
-@functools.cache
-def model_logits(name):
-    return jax.jit(lambda: model(name).apply(params(name), RIGHT).logits)()
-
-
-@pytest.mark.parametrize("name", ["transformer", "transformer_bart", "t5", "t5_v11"])
+@pytest.mark.parametrize("name", ["transformer", "t5"])
 def test_init(name):
     """Logits of a fresh model spread by 1.2 at most, and two layers begin differently. Fails if T5's query begins as large as its key."""
     built = model(name)
-    fresh = jax.jit(built.init)(jax.random.key(0, impl="rbg"))
+    fresh = built.init(jax.random.key(0))
     logits = jax.jit(lambda p: built.apply(p, RIGHT).logits)(fresh)
     assert 0.001 < np.std(logits, -1).mean() < 1.2, np.std(logits, -1).mean()
     for x in (fresh["decoder"]["blocks"]["cross"]["q"]["kernel"], fresh["decoder"]["blocks"]["mlp"]["up"]["kernel"]):
@@ -208,7 +203,6 @@ def test_defaults_of_a_batch():
     whole = {"tokens": jnp.arange(2 * L).reshape(2, L), "source_tokens": jnp.arange(2 * S).reshape(2, S) % V}
     ids = lambda n: (jnp.ones((2, n), jnp.int32), jnp.tile(jnp.arange(n), (2, 1)))
     read = dict(zip(("source_segments", "source_positions"), ids(S), strict=True))
-    for name in ("transformer", "t5"):
-        run = jax.jit(lambda b, name=name: model(name).apply(params(name), b).logits)
-        close(run(whole), run({**whole, **read, **dict(zip(("segments", "positions"), ids(L), strict=True))}))
-        close(run({**whole, **read}), run(whole))
+    run = jax.jit(lambda b: model("transformer").apply(params("transformer"), b).logits)
+    close(run(whole), run({**whole, **read, **dict(zip(("segments", "positions"), ids(L), strict=True))}))
+    close(run({**whole, **read}), run(whole))
