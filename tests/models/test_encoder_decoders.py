@@ -85,6 +85,20 @@ def test_who_sees_whom_by_gradient(name):
 
 
 @parametrize
+def test_an_encoder_sees_both_ways(name):
+    """What is kept of the first token of a source depends on all of that source and of no other. Fails if the encoder is causal."""
+    built, p = model(name), params(name)
+    batch = batch_of([[ONE, TWO]], [[READ_ONE, READ_TWO]])
+
+    def first(table):
+        given = {**p, "embed": {"tokens": table}}
+        return built.apply(given, batch, cache=built.cache(1, L, source=S)).cache["source"]["k"][0, 0, 0].ravel()
+
+    seen = np.abs(jax.jit(jax.jacrev(first))(p["embed"]["tokens"])).max((0, 2)) > 0
+    assert set(np.flatnonzero(seen)) == set(READ_ONE)
+
+
+@parametrize
 def test_padding_changes_nothing(name):
     """Padding of either side, left or right, whatever its tokens, leaves logits and gradients as they are, to 2e-5.
 
@@ -156,17 +170,21 @@ def test_ways_of_running(name):
 @pytest.mark.parametrize("name", ["transformer", "t5"])
 def test_dropout(name, field):
     """Each rate acts with a key only, alike for one key and otherwise for another, on both sides. Fails if a rate is not passed on."""
-    built = model(name, **{field: 0.5})
-    f = jax.jit(lambda key: built.apply(params(name), RIGHT, key=key).logits)
-    one, again, other = (f(jax.random.key(i, impl="rbg")) for i in (0, 0, 1))
-    without = jitted(name)(params(name), RIGHT, BOTH)[0]
-    np.testing.assert_array_equal(one, again)
-    assert not np.allclose(one, other) and not np.allclose(one, without)
-    # The side of the source too: what the first layer of the decoder keeps of it differs.
-    if field != "embed_dropout":
-        return
-    read = jax.jit(lambda key: built.apply(params(name), RIGHT, key=key, cache=built.cache(2, L, source=S)).cache["source"]["k"][0])
-    assert not np.allclose(read(jax.random.key(0, impl="rbg")), read(jax.random.key(1, impl="rbg")))
+    built, p = model(name, **{field: 0.5}), params(name)
+    draw = lambda number: None if number is None else jax.random.key(number, impl="rbg")
+    filled = jitted_cache(name)
+    read = jax.jit(lambda key: built.apply(p, RIGHT, key=key, cache=built.cache(2, L + 1, source=S)).cache["source"]["k"][0])
+    write = jax.jit(lambda key: built.apply(p, {"tokens": RIGHT["tokens"][:, :1]}, key=key, cache=filled).cache["k"][-1])
+    for f in (read, write):  # the encoder alone, and the decoder alone, by what the cache keeps of them
+        one, again, other, without = (f(draw(number)) for number in (0, 0, 1, None))
+        np.testing.assert_array_equal(one, again)
+        assert not np.allclose(one, other) and not np.allclose(one, without), f
+    np.testing.assert_array_equal(read(None), filled["source"]["k"][0])
+
+
+@functools.cache
+def jitted_cache(name):
+    return jax.jit(lambda: model(name).apply(params(name), RIGHT, cache=model(name).cache(2, L + 1, source=S)).cache)()
 
 
 @pytest.mark.parametrize("name", ["transformer", "t5"])
@@ -180,6 +198,16 @@ def test_init(name):
         assert not np.array_equal(x[0], x[1])
     q, k = (np.std(fresh["decoder"]["blocks"]["cross"][x]["kernel"]) for x in "qk")
     np.testing.assert_allclose(k / q, SOURCED[name][1].head_dim ** 0.5 if "t5" in name else 1, rtol=0.1)
+
+
+def test_offset_of_positions():
+    """An offset of 2 is a table without its first 2 rows; a position beyond the table is NaN. Fails if the offset is added on one side."""
+    p, batch = params("transformer_bart"), RIGHT | {"positions": RIGHT["positions"].at[1, 1].set(20)}
+    cut = {side: {**p[side], "positions": {**p[side]["positions"], "table": p[side]["positions"]["table"][2:]}} for side in ("encoder", "decoder")}
+    with_offset, without = (jax.jit(model("transformer_bart", **f).apply)(q, batch).hidden
+                            for f, q in (({}, p), ({"position_offset": 0}, {**p, **cut})))
+    np.testing.assert_array_equal(with_offset, without)
+    assert np.isnan(without[1, 1]).all() and np.isfinite(without[0]).all()
 
 
 def test_what_is_refused():

@@ -76,11 +76,14 @@ def test_without_a_layout_nothing_is_placed():
 
 
 def test_a_batch_is_split_by_rows_and_positions():
-    """Fails if a batch's positions stay whole: drop "seq" from place.batch_sharding."""
+    """Fails if a batch's positions stay whole: drop "seq" from place.batch_sharding; or those of a source of another length: take
+    one length for all fields in place.put."""
     layout = place.Layout(mesh.make(mesh.Config(data=2, fsdp=2, seq=2)), rules.find("fsdp_seq"))
-    host = {"tokens": np.arange(4 * 6).reshape(4, 6), "labels": np.arange(4), "spans": np.ones((4, 2, 3), np.int32)}
+    host = {"tokens": np.arange(4 * 6).reshape(4, 6), "labels": np.arange(4), "spans": np.ones((4, 2, 3), np.int32),
+            "source_tokens": np.arange(4 * 10).reshape(4, 10)}
     batch = place.put(host, layout, 4)
     assert {s.data.shape for s in batch["tokens"].addressable_shards} == {(1, 3)}
+    assert {s.data.shape for s in batch["source_tokens"].addressable_shards} == {(1, 5)}
     assert {s.data.shape for s in batch["labels"].addressable_shards} == {(1,)}
     for name, x in host.items():
         np.testing.assert_array_equal(batch[name], x)
