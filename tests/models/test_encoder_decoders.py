@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""What every encoder-decoder promises of both its sides: who sees whom, and that padding, packing, caching and scanning change no number."""
+"""What every encoder-decoder promises of both its sides: who sees whom, and that padding, packing and caching change no number."""
 import functools
 
 import jax
@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm.core import tree
 from jaxlm.core.errors import UserError
+from jaxlm.training import flops, nonfinite
 from tests.models.test_models import SOURCED, V, close, model, params
 
 L, S = 12, 17  # positions of the decoder, and of the source
@@ -156,7 +158,7 @@ def test_cached_is_uncached(name):
 
 @pytest.mark.parametrize("name", ["transformer", "t5_v11"])
 def test_ways_of_running(name):
-    """Unrolled and rematerialised, and in bfloat16, as by default. Fails if a layer takes another's weights, or a bias loses its gradient."""
+    """Unrolled and rematerialised, and in bfloat16. Fails if a layer takes another's weights, or a bias loses its gradient."""
     plain = jitted(name)(params(name), RIGHT, BOTH)
     close(jitted(name, scan=False, remat="full")(params(name), RIGHT, BOTH), plain)
     built = model(name, dtype="bfloat16")
@@ -203,9 +205,9 @@ def test_init(name):
 def test_offset_of_positions():
     """An offset of 2 is a table without its first 2 rows; a position beyond the table is NaN. Fails if the offset is added on one side."""
     p, batch = params("transformer_bart"), RIGHT | {"positions": RIGHT["positions"].at[1, 1].set(20)}
-    cut = {side: {**p[side], "positions": {**p[side]["positions"], "table": p[side]["positions"]["table"][2:]}} for side in ("encoder", "decoder")}
+    cut = tree.map_with_path(lambda path, x: x[2:] if path.endswith("positions/table") else x, p)
     with_offset, without = (jax.jit(model("transformer_bart", **f).apply)(q, batch).hidden
-                            for f, q in (({}, p), ({"position_offset": 0}, {**p, **cut})))
+                            for f, q in (({}, p), ({"position_offset": 0}, cut)))
     np.testing.assert_array_equal(with_offset, without)
     assert np.isnan(without[1, 1]).all() and np.isfinite(without[0]).all()
 
@@ -234,3 +236,32 @@ def test_defaults_of_a_batch():
     run = jax.jit(lambda b: model("transformer").apply(params("transformer"), b).logits)
     close(run(whole), run({**whole, **read, **dict(zip(("segments", "positions"), ids(L), strict=True))}))
     close(run({**whole, **read}), run(whole))
+
+
+def test_flops_of_both_sides():
+    """Matrix products counted by hand: each stack's layers by its own number and length. Fails if a loop's body counts once."""
+    c = SOURCED["t5_v11"][1]
+    d, n, wide = c.embed, c.heads * c.head_dim, 2 * S  # tokens of the source, of 2 rows
+    attention = lambda queries, keys, seen: 2 * d * n * (2 * queries + 2 * keys) + 4 * queries * seen * n
+    mlp = lambda tokens: 2 * tokens * 3 * d * c.mlp
+    read = c.layers * (attention(wide, wide, S) + mlp(wide))
+    write = c.decoder_layers * (attention(2 * L, 2 * L, L) + attention(2 * L, wide, S) + mlp(2 * L))
+    assert flops.count(lambda p: model("t5_v11").apply(p, RIGHT).hidden, model("t5_v11").abstract) == read + write
+
+
+@pytest.mark.parametrize("path,scope", [
+    ("encoder/blocks/mlp/up", "encoder/block/mlp"),
+    ("decoder/blocks/cross/q", "decoder/block/cross/attention"),
+])
+def test_who_was_not_finite_first(path, scope):
+    """The side, the module and the layer of an infinite number. Fails if the stacks have no scope of their own."""
+    built = model("t5")
+    spoil = lambda at, x: x.at[1, 3, 0].set(jnp.inf) if at == path + "/kernel" else x
+    given = tree.map_with_path(spoil, jax.tree.map(jnp.asarray, params("t5")))
+    stacked = [axes[0] == "layers" for axes in tree.flatten_axes(built.axes()).values()]
+    args = (given, RIGHT)
+    traced = nonfinite.Traced(lambda p, b: built.apply(p, b).hidden.sum(), args, [*tree.paths(given), *[""] * len(RIGHT)],
+                              [*stacked, *[False] * len(RIGHT)])
+    _, marks = jax.device_get(jax.jit(traced)(*args))
+    first = traced.culprits(marks)[0]
+    assert (first["module"], first["layer"], first["scope"]) == (path, 1, scope), first

@@ -35,6 +35,7 @@ def test_buckets(count, furthest, both_ways):
 
 def test_published_edges():
     """Distances at which T5's 32 buckets change: 8 single ones and logarithmic ones on each side, or 16 of one side."""
-    edges = lambda both: [int(d) for d in range(1, 200) if relative.table(32, 128, both)[128 - min(d, 128)] != relative.table(32, 128, both)[129 - min(d, 129)]]
+    before = lambda both: relative.table(32, 128, both)[128::-1]  # by distance 0 .. 128
+    edges = lambda both: [d for d in range(1, 129) if before(both)[d] != before(both)[d - 1]]
     assert edges(True) == [*range(1, 9), 12, 16, 23, 32, 46, 64, 91]
     assert edges(False)[:17] == [*range(1, 17), 19]
