@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 HERE = pathlib.Path(__file__).parent
 STEP = 64.0
 ROWS, LENGTH, REAL = 2, 23, 17  # the second row has REAL tokens, then padding
+SOURCE, SOURCE_REAL = 29, 11  # the same of an encoder's side
 
 _BASE = dict(
     vocab_size=37,
@@ -32,6 +33,29 @@ _BASE = dict(
 _LLAMA = dict(_BASE, num_key_value_heads=2, head_dim=6, tie_word_embeddings=False)
 _GEMMA = dict(_BASE, num_key_value_heads=2, head_dim=6)
 _ENCODER = dict(_BASE, type_vocab_size=3)
+_T5 = dict(
+    vocab_size=37,
+    d_model=20,
+    d_kv=6,
+    d_ff=28,
+    num_layers=2,
+    num_decoder_layers=3,
+    num_heads=4,
+    relative_attention_num_buckets=10,
+    relative_attention_max_distance=16,
+    decoder_start_token_id=0,
+)
+_BART = dict(
+    vocab_size=37,
+    d_model=20,
+    encoder_layers=2,
+    decoder_layers=3,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=28,
+    decoder_ffn_dim=28,
+    max_position_embeddings=40,
+)
 
 # name: (model class, config class, fields). Windows and first lengths are shorter than LENGTH.
 CASES = {
@@ -129,6 +153,23 @@ CASES = {
     ),
     "electra": ("ElectraForPreTraining", "ElectraConfig", dict(_ENCODER, embedding_size=12)),
     "electra_generator": ("ElectraForMaskedLM", "ElectraConfig", dict(_ENCODER, embedding_size=12)),
+    "t5": ("T5ForConditionalGeneration", "T5Config", _T5),
+    "t5_v1_1": (
+        "T5ForConditionalGeneration",
+        "T5Config",
+        dict(_T5, d_kv=7, num_layers=3, num_decoder_layers=2, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    ),
+    "bart": ("BartForConditionalGeneration", "BartConfig", _BART),
+    "bart_scaled": (
+        "BartForConditionalGeneration",
+        "BartConfig",
+        dict(_BART, scale_embedding=True, activation_function="relu", encoder_layers=3, decoder_layers=2),
+    ),
+    "marian": (
+        "MarianMTModel",
+        "MarianConfig",
+        dict(_BART, scale_embedding=True, activation_function="swish", pad_token_id=36, decoder_start_token_id=36, eos_token_id=0),
+    ),
 }
 # Their name of each result -> ours.
 RESULTS = {
@@ -143,7 +184,15 @@ RESULTS = {
 
 
 def draw(config, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """tokens, segments and (where there are any) types; the padding of RoBERTa is token 1, by which it counts positions."""
+    """tokens, segments and (where there are any) types or a source; the padding of RoBERTa is token 1, by which it counts positions."""
+    if config.is_encoder_decoder:
+        out = {}
+        for side, length, real in (("source_", SOURCE, SOURCE_REAL), ("", LENGTH, REAL)):
+            tokens, segments = rng.integers(0, config.vocab_size, (ROWS, length)), np.ones((ROWS, length), np.int64)
+            tokens[1, real:], segments[1, real:] = config.pad_token_id, 0
+            out |= {f"{side}tokens": tokens, f"{side}segments": segments}
+        out["tokens"][:, 0] = config.decoder_start_token_id
+        return out
     padding = 1 if config.model_type == "roberta" else 0
     tokens = rng.integers(padding + 1, config.vocab_size, (ROWS, LENGTH))
     segments = np.ones_like(tokens)
@@ -156,6 +205,9 @@ def draw(config, rng: np.random.Generator) -> dict[str, np.ndarray]:
 def run(model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The results of a reference model, by our names."""
     names = {"tokens": "input_ids", "segments": "attention_mask", "types": "token_type_ids"}
+    if model.config.is_encoder_decoder:
+        names = {f"{side}{ours}": f"{their}{name}" for side, their in (("source_", ""), ("", "decoder_"))
+                 for ours, name in (("tokens", "input_ids"), ("segments", "attention_mask"))}
     if hasattr(model.config, "output_router_logits"):
         model.config.output_router_logits = True  # and with them the load balancing loss
     with torch.no_grad():
@@ -170,8 +222,12 @@ def make(name: str, seed: int) -> dict[str, np.ndarray]:
     config = getattr(transformers, config_name)(**fields, attn_implementation="eager")
     torch.manual_seed(seed)
     model = getattr(transformers, model_name)(config).eval()
+    if not getattr(config, "scale_decoder_outputs", True):  # transformers 5 makes T5 v1.1 tied, and reads it untied from files
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+    drawn = [p for p in model.parameters() if p.requires_grad]  # not Marian's table of sines
+    drawn += [buffer for name, buffer in model.named_buffers() if name == "final_logits_bias"]
     with torch.no_grad():
-        for p in model.parameters():
+        for p in drawn:
             # Matrices large enough that attention is far from uniform; the rest around what it starts at.
             noise = torch.randn_like(p) * (0.3 if p.ndim > 1 else 0.25)
             p.copy_(torch.clamp(torch.round(((0 if p.ndim > 1 else p) + noise) * STEP), -127, 127) / STEP)
