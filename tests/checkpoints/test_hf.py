@@ -126,6 +126,8 @@ def test_configs_read_back(name):
     # What their config says under a name that we write is what we write.
     flat = lambda config: {**config, **(config.get("rope_parameters") or {}), "rope_parameters": 0}
     theirs, ours = flat(hf), flat(again)
+    if hf["model_type"] == "t5":  # true there whatever it is since transformers 5, and read by those before as we write it
+        assert theirs.pop("tie_word_embeddings") is True and ours["tie_word_embeddings"] == ours["scale_decoder_outputs"]
     assert {key: value for key, value in ours.items() if key in theirs and theirs[key] != value} == {}
 
 
@@ -268,3 +270,52 @@ def test_heads_that_are_missing_or_unknown():
         families.config_from_hf({"model_type": "albert", "num_hidden_groups": 2}, ())
     with pytest.raises(UserError, match="masked head uses gelu all the same"):
         families.config_from_hf(hf | {"model_type": "roberta", "architectures": ["RobertaForMaskedLM"], "hidden_act": "relu"}, ())
+
+
+def test_encoder_decoders_in_older_spellings():
+    """T5 v1.1 before transformers 5, general names of sizes, tables that files repeat. Fails without `repeats` or `scale`'s default."""
+    hf, model, tensors = references.model_of(references.stored("t5_v1_1", 0))
+    read = lambda hf, names=tensors: families.config_from_hf(hf, names)
+    old = {key: x for key, x in hf.items() if key not in ("scale_decoder_outputs", "dense_act_fn", "is_gated_act")}
+    assert read(old | {"tie_word_embeddings": False}) == read(hf) and not read(hf)["tie_embeddings"] and not read(hf)["logit_scale"]
+    general = {"num_layers": "num_hidden_layers", "d_model": "hidden_size", "num_heads": "num_attention_heads", "d_kv": "head_dim"}
+    assert read({general.get(key, key): x for key, x in hf.items()}) == read(hf)
+    for name, table_name in (("t5", "shared.weight"), ("bart", "model.shared.weight"), ("marian", "model.shared.weight")):
+        hf, model, tensors = references.model_of(references.stored(name, 0))
+        before = table_name.removesuffix("shared.weight")
+        more = tensors | {f"{before}encoder.embed_tokens.weight": tensors[table_name], "lm_head.weight": tensors[table_name]}
+        if name == "marian":
+            more["model.encoder.embed_positions.weight"] = np.zeros((40, 20), np.float32)
+        one, two = (tree.flatten(references.to_params(hf, x, model)) for x in (tensors, more))
+        assert all(np.array_equal(one[path], two[path]) for path in one)
+        with pytest.raises(UserError, match=f"lm_head.weight differs from {table_name}"):
+            references.to_params(hf, more | {"lm_head.weight": tensors[table_name] + 1}, model)
+        with pytest.raises(UserError, match=f"not in the file: {table_name}"):
+            references.to_params(hf, {key: x for key, x in tensors.items() if key != table_name}, model)
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), [
+    ("t5", {"feed_forward_proj": "gated-mish"}, "feed_forward_proj 'gated-mish'"),
+    ("t5", {"dense_act_fn": "gelu"}, "which are two models"),
+    ("t5", {"architectures": ["T5EncoderModel"]}, "architecture 'T5EncoderModel'"),
+    ("bart", {"activation_function": "mish"}, "activation_function 'mish'"),
+    ("bart", {"normalize_before": True}, "normalize_before=True"),
+    ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings=false"),
+    ("bart", {"encoder_layerdrop": 0.1}, "encoder_layerdrop=0.1"),
+    ("marian", {"share_encoder_decoder_embeddings": False}, "a vocabulary for each side"),
+    ("marian", {"decoder_vocab_size": 12}, "a vocabulary for each side"),
+    ("marian", {"static_position_embeddings": False}, "static_position_embeddings=False"),
+])
+def test_encoder_decoders_that_are_not_here(name, changes, message):
+    case = references.stored(name, 0)
+    with pytest.raises(UserError, match=message):
+        families.config_from_hf(json.loads(str(case["config"])) | changes, json.loads(str(case["shapes"])))
+
+
+def test_encoder_decoders_that_have_no_counterpart():
+    """Fails if config_to_hf writes what its own reader takes for another model."""
+    for name, module, fields, message in (("transformer", references.transformer, {"order": "pre"}, "order: 'pre' -> 'post'"),
+                                          ("transformer", references.transformer, {"tie_embeddings": False}, "tie_word_embeddings=false"),
+                                          ("t5", references.t5, {"tie_embeddings": False}, "set logit_scale to false")):
+        with pytest.raises(UserError, match=message):
+            families.config_to_hf(name, module.Config(vocab_size=9, **fields), ["logit_bias"])

@@ -41,7 +41,7 @@ _T5 = dict(
     num_layers=2,
     num_decoder_layers=3,
     num_heads=4,
-    relative_attention_num_buckets=10,
+    relative_attention_num_buckets=12,
     relative_attention_max_distance=16,
     decoder_start_token_id=0,
 )

@@ -13,14 +13,15 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlm.checkpoints.hf import compare as comparing
 from jaxlm.checkpoints.hf import families, folder, table
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
-from jaxlm.models import albert, bert, gpt, llama
+from jaxlm.models import albert, bert, gpt, llama, t5, transformer
 
 HERE = pathlib.Path(__file__).parent
-MODELS = {"gpt": gpt, "llama": llama, "bert": bert, "albert": albert}
-INPUTS = ("tokens", "segments", "types")
+MODELS = {"gpt": gpt, "llama": llama, "bert": bert, "albert": albert, "t5": t5, "transformer": transformer}
+INPUTS = ("tokens", "segments", "types", "source_tokens", "source_segments")
 RESULTS = ("logits", "pair", "pooled", "hidden", "discriminator", "balance")
 NAMES = sorted(p.stem for p in HERE.glob("*.npz"))
 
@@ -105,7 +106,8 @@ def test_transformers_reads_what_we_write(name, tmp_path):
     ours, params = families.MODELS[hf["model_type"]], to_params(hf, tensors, model)
     config = MODELS[ours].Config(**families.config_from_hf(hf, tensors))
     written = families.config_to_hf(ours, config, tree.paths(params))
-    folder.write(tmp_path / "m", params, written, {})
+    ids = {key: value for key, value in hf.items() if key.endswith("token_id")}  # the tokenizer's, which a model does not know
+    folder.write(tmp_path / "m", params, ids | written, {})
     kind = getattr(theirs.transformers, written["architectures"][0])
     loaded, notes = kind.from_pretrained(tmp_path / "m", attn_implementation="eager", dtype=torch.float32, output_loading_info=True)
     assert not notes["missing_keys"] and not notes["unexpected_keys"]
@@ -116,12 +118,12 @@ def test_transformers_reads_what_we_write(name, tmp_path):
             here = found["logits" if key == "discriminator" else key]
             there = lambda x: x[real] if x.shape[:2] == real.shape else x
             np.testing.assert_allclose(there(here), there(value), atol=1e-5, rtol=0, err_msg=key)
-    assert sum(p.numel() for p in loaded.parameters()) == tree.size(params)
+    assert comparing.size(loaded) == tree.size(params)
 
 
 def test_every_case_is_stored():
     assert {"gpt2", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "bert", "roberta", "albert",
-            "distilbert", "electra"} <= set(NAMES)
+            "distilbert", "electra", "t5", "t5_v1_1", "bart", "bart_scaled", "marian"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -55,8 +55,14 @@ def reference(folder: pathlib.Path, hf: Mapping[str, Any], batch: Batch) -> Refe
     results = {ours: found[theirs].float().numpy() for theirs, ours in RESULTS.items() if theirs in found}
     if architecture == "ElectraForPreTraining":
         results = {"discriminator": results["logits"]}
-    parameters = sum(p.numel() for p in model.parameters())
-    return Reference(results, [x.float().numpy() for x in found["hidden_states"]], parameters)
+    return Reference(results, [x.float().numpy() for x in found["hidden_states"]], size(model))
+
+
+def size(model: Any) -> int:
+    """Numbers that a model of theirs learns: a bias of logits is a buffer there, and a table of sines a parameter."""
+    fixed = model._keys_to_ignore_on_save or ()
+    return sum(x.numel() for name, x in model.named_parameters() if name not in fixed) + sum(
+        x.numel() for name, x in model.named_buffers() if name == "final_logits_bias")
 
 
 def results(out: Outputs) -> dict[str, Array]:

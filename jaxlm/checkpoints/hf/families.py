@@ -11,16 +11,16 @@ from collections.abc import Collection, Mapping
 from types import ModuleType
 from typing import Any
 
-from jaxlm.checkpoints.hf import bert, gpt2, llama
+from jaxlm.checkpoints.hf import bart, bert, gpt2, llama, t5
 from jaxlm.checkpoints.hf.table import Format
 from jaxlm.core.errors import UserError, nearest
 
-FAMILIES = {kind: module for module in (gpt2, llama, bert) for kind in module.MODELS}
+FAMILIES = {kind: module for module in (gpt2, llama, bert, t5, bart) for kind in module.MODELS}
 # Our model behind each of their model types.
 MODELS = {kind: model for module in FAMILIES.values() for kind, model in module.MODELS.items()}
 # Fields that change how a model is computed or trained, not what it is.
 FREE = {"dtype", "param_dtype", "scan", "remat", "attention_backend", "init_std", "embed_dropout", "attention_dropout", "residual_dropout",
-        "router_aux", "router_z"}
+        "mlp_dropout", "router_aux", "router_z"}
 
 
 def find(hf: Mapping[str, Any]) -> ModuleType:

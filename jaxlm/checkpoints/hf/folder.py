@@ -76,6 +76,8 @@ class Folder:
         """
         form = families.form(self.hf, wanted)
         names = table.actual_names(self.weights, form)
+        if different := table.unequal(self.weights, form):
+            raise UserError(f"{self.path}: {'; '.join(different)}")
         out, used = {}, set()
         for row in form.rows:
             pattern = re.compile(re.escape(row.hf).replace(r"\{\}", r"(\d+)") + "$")
@@ -92,7 +94,7 @@ class Folder:
             fits = here is not None and table.file_shape(row, here) == one.shape
             if row.part[0] == 0 or fits:
                 out[row.ours] = Leaf((*lead, *(here if fits else one.shape)), one.dtype, row, found)
-        spare = [name for name, file in names.items() if file not in used and not (form.ignore and re.search(form.ignore, name))]
+        spare = [name for name, file in names.items() if file not in used and not form.spare(name)]
         return out | {name: Leaf(self.weights[names[name]].shape, self.weights[names[name]].dtype) for name in spare}
 
     def read(self, leaf: Leaf, wanted: Any) -> jax.Array:

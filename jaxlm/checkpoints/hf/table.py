@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxlm.checkpoints.safetensors import Tensor
 from jaxlm.core import tree
-from jaxlm.core.errors import UserError
+from jaxlm.core.errors import UserError, nearest
 from jaxlm.core.types import Params
 
 
@@ -31,12 +31,14 @@ class Row:
     inputs  0: the same numbers in the same order. n > 0: a torch Linear weight [out, in], transposed in ours, whose
             first n dimensions (after the layers) are the inputs
     part    (i, n): ours is the i-th of n equal parts of the tensor's last dimension
+    ones    dimensions of size 1 that the tensor begins with
     """
 
     hf: str
     ours: str
     inputs: int = 0
     part: tuple[int, int] = (0, 1)
+    ones: int = 0
 
     @property
     def stacked(self) -> int:
@@ -49,7 +51,7 @@ class Format:
     """A table with what surrounds it in files.
 
     prefix: what a file may leave off all its names (files of a bare model without its head). ignore: a regex of names
-    that carry no weights of ours. bare: files are written without the prefix. renamed: (regex, replacement) of older
+    that carry no weights of ours. repeats: {name that a file may have beside: the name of the tensor that it repeats}. bare: files are written without the prefix. renamed: (regex, replacement) of older
     spellings in names.
     """
 
@@ -58,6 +60,11 @@ class Format:
     ignore: str = ""
     bare: bool = False
     renamed: tuple[tuple[str, str], ...] = ()
+    repeats: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def spare(self, name: str) -> bool:
+        """Whether a tensor carries nothing that others do not."""
+        return name in self.repeats or bool(self.ignore and re.search(self.ignore, name))
 
 
 def to_params(
@@ -71,6 +78,7 @@ def to_params(
     """
     wanted = tree.flatten(abstract)
     found, problems = match({name: x.shape for name, x in tensors.items()}, form, {p: x.shape for p, x in wanted.items()})
+    problems += unequal(tensors, form)
     if problems:
         raise UserError("the checkpoint does not fit this model; " + "; ".join(problems))
     out = {}
@@ -100,7 +108,7 @@ def match(
             else:
                 sources[at] = names[name]
         out[row.ours] = row, sources
-    extra = [n for n in names if n not in used and not (form.ignore and re.search(form.ignore, n))]
+    extra = [n for n in names if n not in used and not form.spare(n)]
     unmapped = [path for path in wanted if path not in out]
     problems = [
         f"{what}: {_shown(found)}"
@@ -113,6 +121,22 @@ def match(
         if found
     ]
     return out, problems
+
+
+def unequal(tensors: Mapping[str, np.ndarray], form: Format) -> list[str]:
+    """A sentence for each tensor that should repeat another one and does not: which of them is meant cannot be told."""
+    names = actual_names(tensors, form)
+    pairs = [(names[name], names[of]) for name, of in form.repeats.items() if name in names and of in names]
+    return [f"{name} differs from {of}, which it should repeat" for name, of in pairs
+            if tensors[name].shape != tensors[of].shape or not np.array_equal(np.asarray(tensors[name]), np.asarray(tensors[of]))]
+
+
+def known_architecture(hf: Mapping[str, Any], known: Sequence[str]) -> None:
+    """UserError where a config.json names an architecture that is none of `known`."""
+    for name in hf.get("architectures") or ():
+        if name not in known:
+            raise UserError(f"architecture '{name}' of this {hf['model_type']} config is not here{nearest(name, known)} There are: "
+                            f"{', '.join(known)}")
 
 
 def actual_names(there: Mapping[str, Any], form: Format) -> dict[str, str]:
@@ -205,6 +229,8 @@ def file_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The tensor's shape in the file when one layer of ours has `shape`."""
     if row.inputs:
         return math.prod(shape[row.inputs :]), math.prod(shape[: row.inputs])
+    if row.ones:
+        return (1,) * row.ones + tuple(shape)
     if row.part[1] > 1:  # [in, n * out], or [n * out] for a bias, whose own dimensions are all outputs
         lead = shape[:1] if row.ours.endswith("kernel") else ()
         return *lead, row.part[1] * math.prod(shape[len(lead) :])
