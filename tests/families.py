@@ -31,6 +31,7 @@ FAMILIES = {
     "gpt": Family("causal_lm", _CAUSAL),
     "llama": Family("causal_lm", _CAUSAL),
     "llama_moe": Family("causal_lm", _CAUSAL, _EXPERTS, "llama"),
+    "lstm": Family("causal_lm", _CAUSAL, {"hidden": 48, "init_std": 0.3}),
     "bert": Family("mlm", {"pairs": "nsp", "mask_rate": 0.4}),
     "albert": Family("mlm", {"pairs": "sop", "mask_rate": 0.4, "whole_word": True}, {"embedding_size": 16}),
     "transformer": Family("causal_lm", _CAUSAL),

@@ -49,10 +49,12 @@ def common(config: Any) -> list[str]:
         config,
         activation=tuple(ACTIVATIONS),
         attention_backend=("auto", *BACKENDS),
-        dtype=_FLOATS,
-        param_dtype=_FLOATS,
-        remat=tuple(REMAT),
-    )
+    ) + numbers(config)
+
+
+def numbers(config: Any) -> list[str]:
+    """The fields that every model here has."""
+    return one_of(config, dtype=_FLOATS, param_dtype=_FLOATS, remat=tuple(REMAT))
 
 
 def raise_problems(what: str, config: Any) -> None:

@@ -17,7 +17,7 @@ import jaxlm.models
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.layers.stack import REMAT
-from jaxlm.models import albert, bert, gpt, llama, t5, transformer
+from jaxlm.models import albert, bert, gpt, llama, lstm, t5, transformer
 from jaxlm.parallel import rules
 
 V, L = 31, 12
@@ -101,6 +101,13 @@ VARIANTS = {
             attention_dropout=0.0,
             residual_dropout=0.0,
             scan=False,
+        ),
+    ),
+    "lstm": (lstm, lstm.Config(vocab_size=V, layers=2, embed=24)),
+    "gru": (
+        lstm,
+        lstm.Config(
+            vocab_size=V, cell="gru", layers=3, embed=20, hidden=28, forget_bias=0.5, tie_embeddings=False, scan=False
         ),
     ),
     "albert": (albert, albert.Config(vocab_size=V, max_len=16, layers=3, heads=4, embed=24, embedding_size=12)),
@@ -428,12 +435,13 @@ def test_cached_is_uncached(name):
         out = step(p, part(a, b), cache)
         cache = out.cache
         got.append(out.logits)
-        assert int(cache["index"]) == b and jax.tree.map(lambda x: (x.shape, x.dtype), cache) == structure
+        assert int(cache.get("index", b)) == b and jax.tree.map(lambda x: (x.shape, x.dtype), cache) == structure
     got = np.concatenate(got, 1)
     for row, n in ((0, 6), (1, 5)):
         close(got[row, -n:], want[row, -n:])
-    np.testing.assert_array_equal(cache["segments"][:, :L], batch["segments"])
-    np.testing.assert_array_equal(cache["positions"][:, :L], batch["positions"])
+    if "positions" in cache:  # of slots, which a recurrent state has none of
+        np.testing.assert_array_equal(cache["segments"][:, :L], batch["segments"])
+        np.testing.assert_array_equal(cache["positions"][:, :L], batch["positions"])
 
 
 @pytest.mark.parametrize("name", ["gpt", "llama_all", "bert", "albert"])
@@ -478,6 +486,23 @@ def test_dropout(name, field):
     np.testing.assert_array_equal(without, model(name).apply(params(name), batch).logits)
 
 
+@pytest.mark.parametrize("field", ["embed_dropout", "layer_dropout", "output_dropout", "word_dropout", "weight_dropout"])
+@pytest.mark.parametrize("locked", [False, True])
+def test_recurrent_dropout(field, locked):
+    """As above; and with `locked`, what is dropped at one position of a row is dropped at all. Fails if `shared` is left out."""
+    built, batch = model("lstm", **{field: 0.5, "locked": locked}), batch_of([[ONE, TWO, 1], [TWO, 6]])
+    f = jax.jit(lambda key: built.apply(params("lstm"), batch, key=key).hidden)
+    one, again, other = (f(jax.random.key(i, impl="rbg")) for i in (0, 0, 1))
+    without = built.apply(params("lstm"), batch).hidden
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other) and not np.allclose(one, without)
+    if field == "output_dropout":
+        dropped = np.asarray(one == 0)
+        assert 0.3 < dropped.mean() < 0.7 and (dropped == dropped[:, :1]).all() == locked
+    if field == "word_dropout":  # a row begins as the other, where its first word is kept
+        np.testing.assert_array_equal(np.all(one[0, 5:11] == one[1, :6]), True)
+
+
 @pytest.mark.parametrize("name", ["gpt", "llama_all", "bert"])
 def test_bfloat16_compute(name):
     """Parameters stay float32, activations and cache are bfloat16, logits float32 and within 5 % of the largest."""
@@ -520,6 +545,7 @@ def test_beyond_a_table_is_nan():
             dict(vocab_size=V, experts=2, experts_per_token=3, mlp_bias=True, router_aux=-1.0),
             ["from 1 to experts=2", "experts have no bias", "router_aux is -1.0"],
         ),
+        (lstm, dict(vocab_size=V, cell="lstn", hidden=-1, word_dropout=1.0), ["did you mean 'lstm'", "hidden is -1", "word_dropout"]),
         (bert, dict(vocab_size=V, heads=7, types=-1, pooler=False), ["multiple of heads", "types is -1", "pooler is false"]),
         (
             transformer,
