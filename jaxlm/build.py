@@ -156,6 +156,9 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
                    "encoder-decoder, such as model=transformer or model=t5, or objective=causal_lm")
     if not causal and train.sample_tokens:
         out.append(f"train.sample_tokens is {train.sample_tokens}: a model that sees both ways continues no text, set it to 0")
+    if causal and reads and train.sample_tokens:
+        out.append(f"train.sample_tokens is {train.sample_tokens}: a model that reads a source does not continue train.sample, set it to "
+                   "0 and ask jaxlm generate for its answers")
     if not causal and train.baseline:
         out.append(f"train.baseline is '{train.baseline}': bits per byte are of objectives that predict each token once, set it to ''")
     if data.packing not in packings:
