@@ -32,13 +32,13 @@ def page(action: str, where: str) -> ConfigDict:
     if action not in ACTIONS:
         raise UserError(f"hf: there is no '{action}'{nearest(action, ACTIONS)} There are: {', '.join(ACTIONS)}")
     source = folder.Folder(where)
-    causal = getattr(build.find("model", source.model).Config, "causal", True)
-    config = build.defaults(model=source.model, objective="causal_lm" if causal else "mlm", tokenizer="file")
+    kind = build.find("model", source.model).Config
+    objective = "seq2seq" if getattr(kind, "source", False) else "causal_lm" if getattr(kind, "causal", True) else "mlm"
+    config = build.defaults(model=source.model, objective=objective, tokenizer="file")
     with config.unlocked():
         config.model.update(source.fields)
-    config.data.seq_len = min(config.data.seq_len, config.model.max_len)
-    config.source.path = "{stdlib}"
-    config.tokenizer.path = str(source.path.resolve())
+    config.data.seq_len = min(config.data.seq_len, source.fields.get("max_len", config.data.seq_len))
+    config.source.path, config.tokenizer.path = "{stdlib}", str(source.path.resolve())
     return config
 
 
@@ -47,6 +47,9 @@ def importing(config: ConfigDict, where: str) -> None:
         raise UserError("--workdir is missing: name the folder of the run to make")
     workdir, source = pathlib.Path(FLAGS.workdir).resolve(), folder.Folder(where)
     tokenizer, own = build.build(config, "tokenizer", None), pathlib.Path(config.tokenizer.path) == source.path.resolve()
+    if not config.tokenizer.get("start", "") and (start := folder.start_name(source.hf, tokenizer)):
+        config.tokenizer.start = start
+        tokenizer = build.build(config, "tokenizer", None)
     _, abstract, layout = experiments.laid(config)
     source.check_vocabulary(abstract, tokenizer.vocab_size)
     with files.new_folder(workdir) as made, place.use(layout):
@@ -62,8 +65,7 @@ def importing(config: ConfigDict, where: str) -> None:
         (made / "tokenizer.json").write_text(tokenizer.to_hf_json(), encoding="utf-8")
         with Checkpoints(made / "checkpoints", build.section(config, "checkpoints")) as checkpoints:
             checkpoints.save(0, {"params": params}, stored, force=True)
-    kinds = sorted({str(x.dtype) for x in source.weights.values()})
-    print(f"{source.hf['model_type']} -> {source.model}: {count(tree.size(params))} parameters ({', '.join(kinds)} in the file, "
+    print(f"{source.hf['model_type']} -> {source.model}: {count(tree.size(params))} parameters ({', '.join(sorted({str(x.dtype) for x in source.weights.values()}))} in the file, "
           f"{config.model.param_dtype} here), {tokenizer.vocab_size:,} tokens\n{FLAGS.workdir} is a run now: generate and evaluate "
           f"take it as --workdir, train with --config={FLAGS.workdir}/config.json, others start from "
           f"--config.start.path={FLAGS.workdir}/checkpoints")
@@ -76,7 +78,7 @@ def exporting(config: ConfigDict, out: str) -> None:
         config.model.vocab_size = config.model.vocab_size or tokenizer.vocab_size
         _, abstract, layout = experiments.laid(config)
         known, causal = folder.read_json(kept / folder.CONFIG), getattr(model, "causal", True)
-        ids = folder.special_ids(tokenizer.vocabulary, causal)
+        ids = folder.special_ids(tokenizer.vocabulary, causal, getattr(model, "source", False))
         written = families.config_to_hf(config.model.name, build.section(config, "model"), tree.paths(abstract), known)
         with place.use(layout):
             params, step = start.weights(checkpoints, abstract, FLAGS.step)
@@ -86,8 +88,7 @@ def exporting(config: ConfigDict, out: str) -> None:
 
 
 def checking(config: ConfigDict, where: str) -> None:
-    config.model.scan, config.model.param_dtype = False, "float32"
-    source = folder.Folder(where)
+    config.model.scan, config.model.param_dtype, source = False, "float32", folder.Folder(where)
     model, abstract, _ = experiments.laid(config)
     params = source.params(abstract)
     print(f"names and shapes: {len(source.weights)} tensors in {len(set(source.weights.files.values()))} file(s) fit {source.model}, "

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxlm.checkpoints import safetensors, start
-from jaxlm.checkpoints.hf import families, folder, table
+from jaxlm.checkpoints.hf import compare, families, folder, table
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.data.tokenizers import byte, file
@@ -319,3 +319,39 @@ def test_encoder_decoders_that_have_no_counterpart():
                                           ("t5", references.t5, {"tie_embeddings": False}, "set logit_scale to false")):
         with pytest.raises(UserError, match=message):
             families.config_to_hf(name, module.Config(vocab_size=9, **fields), ["logit_bias"])
+
+
+@pytest.mark.skipif(not compare.installed(), reason="torch and transformers are not installed")
+@pytest.mark.parametrize("name", ["t5_v1_1", "marian"])
+def test_where_an_encoder_decoder_parts(tmp_path, capsys, name):
+    """The side and the layer are named. Fails if streams of the encoder are taken for the decoder's, or padding is compared."""
+    hf, _, tensors = references.model_of(references.stored(name, 0))
+    ready = {key: safetensors.Tensor(x.shape, x.dtype, lambda x=x: x) for key, x in tensors.items()}
+    safetensors.write_folder(tmp_path / "m", ready, {"config.json": json.dumps(hf)})
+    source, module = folder.Folder(tmp_path / "m"), references.MODELS[families.MODELS[hf["model_type"]]]
+    model = module.build(module.Config(**source.fields, scan=False))
+    params = source.params(model.abstract)
+    assert not source.changed(model.abstract, params)
+    assert compare.told(source, model.apply, params, 1e-4, "it") and "all within" in capsys.readouterr().out
+    for side in ("encoder", "decoder") if name == "t5_v1_1" else ():
+        up = params[side]["blocks"]["mlp"]["up"]
+        kept, up["kernel"] = up["kernel"], up["kernel"].at[1].multiply(1.01)
+        assert not compare.told(source, model.apply, params, 1e-4, "it")
+        assert f"DIFFERENT, first in the {side}'s layer 1" in capsys.readouterr().out
+        up["kernel"] = kept
+
+
+def test_the_start_of_a_target():
+    """Import takes it from config.json, export writes it there. Fails if decoder_start_token_id is left to the reader's default."""
+    import tokenizers
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
+    made.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    words = file.JsonTokenizer(made.to_str())
+    assert words.vocabulary.start == 1 and folder.start_name({"decoder_start_token_id": 0}, words) == "<pad>"
+    assert folder.start_name({"decoder_start_token_id": 1}, words) == folder.start_name({}, words) == ""
+    with pytest.raises(UserError, match="decoder_start_token_id 3"):
+        folder.start_name({"decoder_start_token_id": 3}, words)
+    started = file.JsonTokenizer(made.to_str(), roles={"start": "<pad>"})
+    ids = folder.special_ids(started.vocabulary, True, True)
+    assert (ids["decoder_start_token_id"], ids["eos_token_id"], ids["pad_token_id"]) == (0, 1, 0)
+    assert "decoder_start_token_id" not in folder.special_ids(started.vocabulary, True)

@@ -22,11 +22,15 @@ RESULTS = {"prediction_logits": "logits", "logits": "logits", "seq_relationship_
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """What the reference computes: results by our names, the stream before and after each layer, and its parameters."""
+    """What the reference computes: results by our names, the stream before and after each layer, and its parameters.
+
+    encoder: how many of the streams are those of an encoder whose decoder follows.
+    """
 
     results: dict[str, np.ndarray]
     layers: list[np.ndarray]
     parameters: int
+    encoder: int = 0
 
 
 def installed() -> str:
@@ -49,13 +53,24 @@ def reference(folder: pathlib.Path, hf: Mapping[str, Any], batch: Batch) -> Refe
     model = getattr(transformers, architecture, transformers.AutoModel).from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", local_files_only=True).eval()
     names = {"tokens": "input_ids", "segments": "attention_mask", "types": "token_type_ids"}
+    if "source_tokens" in batch:
+        names = {"source_tokens": "input_ids", "source_segments": "attention_mask", "tokens": "decoder_input_ids",
+                 "segments": "decoder_attention_mask"}
     given = {names[key]: torch.tensor(np.asarray(x, np.int64)) for key, x in batch.items()}
+    encoder, last = model.get_encoder() if "source_tokens" in batch else None, []
+    if hasattr(encoder, "final_layer_norm"):  # its last stream is given behind this norm, and ours before it
+        encoder.final_layer_norm.register_forward_pre_hook(lambda module, args: last.append(args[0]))
     with torch.no_grad():
         found = model(**given, output_hidden_states=True)
     results = {ours: found[theirs].float().numpy() for theirs, ours in RESULTS.items() if theirs in found}
     if architecture == "ElectraForPreTraining":
         results = {"discriminator": results["logits"]}
-    return Reference(results, [x.float().numpy() for x in found["hidden_states"]], size(model))
+    if encoder is None:
+        return Reference(results, [x.float().numpy() for x in found["hidden_states"]], size(model))
+    streams = list(found["encoder_hidden_states"])
+    streams[-1:] = last or streams[-1:]
+    both = [x.float().numpy() for x in (*streams, *found["decoder_hidden_states"])]
+    return Reference(results, both, size(model), len(streams))
 
 
 def size(model: Any) -> int:
@@ -93,24 +108,29 @@ def _evaluate(jaxpr: Any, consts: Sequence, args: Sequence) -> tuple[list[Array]
 
 
 def first_difference(theirs: Reference, results: Mapping[str, np.ndarray], layers: list[np.ndarray], real: np.ndarray,
-                     tolerance: float) -> tuple[dict[str, float], str]:
+                     tolerance: float, source: np.ndarray | None = None) -> tuple[dict[str, float], str]:
     """({result: largest difference at real tokens}, where the two first part by more than `tolerance`, "" if nowhere).
 
-    The tolerance is absolute for numbers up to 1 and relative to the largest beyond.
+    source: which tokens of an encoder-decoder's source are real. The tolerance is absolute for numbers up to 1 and relative to the largest beyond.
     """
-    there = lambda x: x[real] if x.shape[:2] == real.shape else x
-    apart = lambda a, b: float(np.max(np.abs(there(a) - there(b))))
-    scale = lambda x: max(1.0, float(np.abs(there(x)).max()))
-    differ = lambda a, b: not apart(a, b) <= tolerance * scale(b)
+    there = lambda x, real=real: x[real] if x.shape[:2] == real.shape else x
+    apart = lambda a, b, real=real: float(np.max(np.abs(there(a, real) - there(b, real))))
+    scale = lambda x, real: max(1.0, float(np.abs(there(x, real)).max()))
+    differ = lambda a, b, real=real: not apart(a, b, real) <= tolerance * scale(b, real)
     found = {name: apart(results[name], x) for name, x in theirs.results.items() if name in results}
     if not any(differ(results[name], theirs.results[name]) for name in found):
         return found, ""
-    for number, (a, b) in enumerate(zip(layers, theirs.layers, strict=True)):
+    for number, (a, b) in enumerate(zip(layers[: theirs.encoder], theirs.layers, strict=False)):
+        if differ(a, b, source):
+            return found, f"the encoder's {f'layer {number - 1}' if number else 'embeddings'} (by {apart(a, b, source):.3g})"
+    side = "the decoder's " if theirs.encoder else ""
+    for number, (a, b) in enumerate(zip(layers[theirs.encoder :], theirs.layers[theirs.encoder :], strict=True)):
         # What is called the last layer's is, in decoders, what their last norm made of it.
-        last = number == len(layers) - 1
+        last = number == len(layers) - theirs.encoder - 1
         end = results["hidden"] if last and results["hidden"].shape == b.shape else a
         if differ(a, b) and differ(end, b):
-            where = "the embeddings" if not number else f"layer {number - 1}"
+            where = f"{side or 'the '}embeddings" if not number else f"{side}layer {number - 1}"
+            where += " or the norm behind the encoder" if side and number == 1 else ""
             return found, f"{where}{' or the norm behind it' if last else ''} (by {apart(a, b):.3g})"
     return found, "what follows the last layer: " + ", ".join(name for name in found if differ(results[name], theirs.results[name]))
 
@@ -118,17 +138,24 @@ def first_difference(theirs: Reference, results: Mapping[str, np.ndarray], layer
 def sample(source: Folder, rows: int = 2, length: int = 48, seed: int = 0) -> dict[str, np.ndarray]:
     """Random tokens with padding in the second row, longer than a sliding window where the model's length allows."""
     fields = source.fields
-    length = min(max(length, 2 * fields.get("window", 0)), fields["max_len"], 512)
+    length = min(max(length, 2 * fields.get("window", 0)), fields.get("max_len", 512), 512)
     draw = np.random.default_rng(seed)
     # RoBERTa knows padding, and from it positions, by the token.
     padding = source.hf.get("pad_token_id") or 0 if fields.get("position_offset") else 0
-    tokens = draw.integers(padding + 1, fields["vocab_size"], (rows, length)).astype(np.int32)
+    batch = _drawn(draw, rows, length, fields["vocab_size"], padding)
+    if source.hf.get("is_encoder_decoder"):
+        other = _drawn(draw, rows, length - length // 3, fields["vocab_size"], padding)
+        batch |= {f"source_{key}": x for key, x in other.items()}
+    if fields.get("types", 0) > 1:
+        batch["types"] = draw.integers(0, fields["types"], (rows, length)).astype(np.int32)
+    return batch
+
+
+def _drawn(draw: np.random.Generator, rows: int, length: int, vocab_size: int, padding: int) -> dict[str, np.ndarray]:
+    tokens = draw.integers(padding + 1, vocab_size, (rows, length)).astype(np.int32)
     segments = np.ones_like(tokens)
     segments[1:, length - length // 4 :] = 0
-    batch = {"tokens": np.where(segments > 0, tokens, padding).astype(np.int32), "segments": segments}
-    if fields.get("types", 0) > 1:
-        batch["types"] = draw.integers(0, fields["types"], tokens.shape).astype(np.int32)
-    return batch
+    return {"tokens": np.where(segments > 0, tokens, padding).astype(np.int32), "segments": segments}
 
 
 def told(source: Folder, apply: Callable[[Params, Batch], Outputs], params: Params, tolerance: float, versions: str) -> bool:
@@ -136,7 +163,8 @@ def told(source: Folder, apply: Callable[[Params, Batch], Outputs], params: Para
     batch = sample(source)
     theirs = reference(source.path, source.hf, batch)
     found, layers = ours(apply, params, batch)
-    apart, where = first_difference(theirs, found, layers, batch["segments"] > 0, tolerance)
+    apart, where = first_difference(theirs, found, layers, batch["segments"] > 0, tolerance,
+                                    batch["source_segments"] > 0 if theirs.encoder else None)
     shown = ", ".join(f"{name} {value:.2g} (of {np.abs(theirs.results[name]).max():.3g})" for name, value in apart.items())
     rows, length = batch["tokens"].shape
     print(f"against {versions}, {rows} x {length} random tokens with padding, float32: largest differences {shown}")

@@ -177,11 +177,25 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
     return found
 
 
-def special_ids(vocabulary: Vocabulary, causal: bool) -> dict[str, int]:
+def start_name(hf: Mapping[str, Any], tokenizer: Tokenizer) -> str:
+    """Name of the token that a config.json begins a decoder's targets with, "" where the tokenizer begins them with it already."""
+    start = hf.get("decoder_start_token_id")
+    if start is None or start == tokenizer.vocabulary.start:
+        return ""
+    name = next((name for name, i in tokenizer.special.items() if i == start), "")
+    if not name:
+        raise UserError(f"{CONFIG} has decoder_start_token_id {start}, and no special token of the tokenizer has that id: the tokenizer is "
+                        "not this model's. Name the right one with --config.tokenizer.path")
+    return name
+
+
+def special_ids(vocabulary: Vocabulary, causal: bool, source: bool = False) -> dict[str, int]:
     """The special tokens that a config.json names: left out, a reader would take those of some published model.
 
-    A decoder is trained on documents that each begin behind the separator.
+    A decoder is trained on documents that each begin behind the separator; one that reads a source, on targets behind `start`.
     """
+    if source:
+        return special_ids(vocabulary, causal) | {"decoder_start_token_id": vocabulary.start}
     if causal:
         return {"bos_token_id": vocabulary.eot, "eos_token_id": vocabulary.eot, "pad_token_id": vocabulary.pad}
     return {"pad_token_id": vocabulary.pad, "bos_token_id": vocabulary.cls, "eos_token_id": vocabulary.sep}
