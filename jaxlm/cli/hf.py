@@ -65,10 +65,10 @@ def importing(config: ConfigDict, where: str) -> None:
         (made / "tokenizer.json").write_text(tokenizer.to_hf_json(), encoding="utf-8")
         with Checkpoints(made / "checkpoints", build.section(config, "checkpoints")) as checkpoints:
             checkpoints.save(0, {"params": params}, stored, force=True)
-    print(f"{source.hf['model_type']} -> {source.model}: {count(tree.size(params))} parameters ({', '.join(sorted({str(x.dtype) for x in source.weights.values()}))} in the file, "
-          f"{config.model.param_dtype} here), {tokenizer.vocab_size:,} tokens\n{FLAGS.workdir} is a run now: generate and evaluate "
-          f"take it as --workdir, train with --config={FLAGS.workdir}/config.json, others start from "
-          f"--config.start.path={FLAGS.workdir}/checkpoints")
+    kinds = ", ".join(sorted({str(x.dtype) for x in source.weights.values()}))
+    print(f"{source.hf['model_type']} -> {source.model}: {count(tree.size(params))} parameters ({kinds} in the file, {config.model.param_dtype} "
+          f"here), {tokenizer.vocab_size:,} tokens\n{FLAGS.workdir} is a run now: generate and evaluate take it as --workdir, train with "
+          f"--config={FLAGS.workdir}/config.json, others start from --config.start.path={FLAGS.workdir}/checkpoints")
 
 
 def exporting(config: ConfigDict, out: str) -> None:
