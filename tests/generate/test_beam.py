@@ -35,6 +35,8 @@ SEARCHES = {
     "beam4_forced": dataclasses.replace(BASE, beams=4, n_best=2, forced_bos=7, length_penalty=2.0),
 }
 START = 2  # also as there
+# bart and the decoders make every search; of these two the ones that differ by model. -m slow makes them all.
+SOME = {"t5": ("greedy", "beam4"), "marian": ("greedy", "beam4", "beam4_forced")}
 
 
 def prompts(seed):
@@ -83,8 +85,9 @@ def test_tokens_are_those_of_transformers(name):
     with np.load(HERE / "references.npz") as file:
         expected = {key.partition("/")[2]: file[key] for key in file.files if key.startswith(name + "/")}
     end = int(expected.pop("end"))
-    got = ours(stored(name, 0), 0, end, [search for search in SEARCHES if search in expected])
-    same(got, expected)
+    searches = [search for search in SEARCHES if search in expected and search in SOME.get(name, SEARCHES)]
+    got = ours(stored(name, 0), 0, end, searches)
+    same(got, {key: value for key, value in expected.items() if key.partition("/")[0] in searches})
     for search in ("greedy", "beam4"):
         assert 0.1 < (got[search] == end).any(axis=1).mean() < 0.9, "a search in which nothing ends, or all does, compares little"
 
