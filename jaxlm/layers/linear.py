@@ -67,6 +67,9 @@ def _product(equation: str, x: Array, w: Array) -> Array:
     outer = w.shape[len(inner) :]
     # Two-dimensional products: XLA:CPU runs the gradient of a three-dimensional one at half speed.
     out = x.reshape(-1, math.prod(inner)) @ w.reshape(math.prod(inner), -1)
+    # Without the barrier XLA:CPU has oneDNN compute a product and its activation in one call, and then hands the activated
+    # values to everybody who wants the product too, the gradient of the activation among them (jaxlib 0.12).
+    out = lax.optimization_barrier(out)
     return out.reshape(*lead, *outer)
 
 

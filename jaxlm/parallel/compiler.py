@@ -35,11 +35,14 @@ class Option:
     call: str = ""  # set only where a bfloat16 product then becomes this library call: else it would only cost
 
 
-# Not set on CPUs, although they were the fastest: xla_cpu_experimental_onednn_custom_call=true with
-# xla_cpu_experimental_ynn_fusion_type="". With jaxlib 0.12 the gradients of whole models then come out wrong by 30 to 50 %,
-# without an error and with the right loss. tests/training/test_cpu_step.py compares gradients under this table with those under none.
 OPTIONS: dict[str, dict[str, Option]] = {
     "cpu": {
+        # Products stand alone for it, see layers/linear.py: it fuses activations wrongly, without an error and with the right
+        # loss. tests/training/test_cpu_step.py compares gradients under this table with those under none.
+        "xla_cpu_experimental_onednn_custom_call": Option(
+            True, "oneDNN's products: a bfloat16 step in 0.7 of the time", "openxla/xla#31025; measured", call="__onednn$matmul"),
+        "xla_cpu_experimental_ynn_fusion_type": Option(
+            "", "oneDNN gets only the products that YNNPACK has not taken", "jax-ml/jax#33900; measured", call="__onednn$matmul"),
         "xla_cpu_prefer_vector_width": Option(
             512, "the whole width of AVX-512, where LLVM prefers half of it; without AVX-512 it changes nothing",
             "LLVM's prefer-vector-width; measured"),

@@ -11,13 +11,15 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from jaxlm import build
 from jaxlm.core import tree
-from jaxlm.models import gpt, llama
+from jaxlm.models import bert, gpt, llama
+from jaxlm.ops import activations
 from jaxlm.parallel import compiler, mesh, place, rules
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
@@ -63,21 +65,40 @@ def measure(family: str, dtype: str) -> dict:
                 "calls": len(re.findall(CALL, text)), "wide": len(re.findall(r"= \(?f32[^=\n]*?" + CALL, text))}
 
 
+SMALL = dict(vocab_size=VOCAB, layers=LAYERS, heads=4, embed=256, scan=False)
+# Every activation, every head, experts, and what stands between a product and its use: soft caps, norms of queries and keys.
+VALUES = {
+    **{f"gpt {name}": lambda name=name: gpt.build(gpt.Config(**SMALL, max_len=LENGTH, activation=name)) for name in activations.ACTIVATIONS},
+    "llama": lambda: MODELS["llama"]("float32"),
+    "llama caps": lambda: llama.build(llama.Config(**SMALL, kv_heads=2, mlp=512, activation="gelu_tanh", attention_soft_cap=5.0,
+                                                   logit_soft_cap=8.0, qk_norm=True, sandwich=True)),
+    "llama experts": lambda: llama.build(llama.Config(**SMALL, kv_heads=2, mlp=256, experts=2, experts_per_token=1, router_z=0.1)),
+    "bert": lambda: bert.build(bert.Config(**SMALL, max_len=LENGTH, embed_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0,
+                                           discriminator=True)),
+}
+
+PLAIN = ("gpt gelu_tanh", "llama")  # where the options choose no library
+
+
 def differences(family: str) -> dict:
     """The largest difference of a gradient under the table's options from that under none, as a share of the largest gradient."""
-    model = MODELS[family]("float32")
+    model = VALUES[family]()
     layout = place.Layout(mesh.make(mesh.Config(data=1), jax.devices()[:1]), rules.find("dp"))
     draw = np.random.default_rng(0)
-    ids = draw.integers(0, VOCAB, (ROWS, LENGTH + 1)).astype(np.int32)
-    host = {"tokens": ids[:, :-1], "targets": ids[:, 1:], "segments": np.ones((ROWS, LENGTH), np.int32),
-            "positions": np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1)), "weights": np.ones((ROWS, LENGTH), np.float32)}
+    tokens = draw.integers(0, VOCAB, (ROWS, LENGTH)).astype(np.int32)
     params = tree.map_with_path(lambda path, x: np.asarray(path.endswith("scale") + 0.05 * draw.standard_normal(x.shape), x.dtype),
                                 model.abstract)
-    objective = build.find("objective", "causal_lm")
-    loss = steps.Loss(model, objective.build(objective.Config()))
+
+    def total(params, batch):
+        """Of everything that a model gives, each number with a weight of its own."""
+        out = model.apply(params, batch)
+        given = [out.logits, *jax.tree.leaves(out.head)]
+        weighed = (jnp.sum(x * jax.random.normal(jax.random.key(i), x.shape)) for i, x in enumerate(given))
+        return sum(weighed) + sum(mean.value for mean in out.aux.values())
+
     with place.use(layout):
-        batch = place.put(host, layout, ROWS)
-        lowered = jax.jit(jax.grad(lambda p, b: loss(p, b, None)[0])).lower(params, batch)
+        batch = place.put({"tokens": tokens}, layout, ROWS)
+        lowered = jax.jit(jax.grad(total)).lower(params, batch)
         plain, chosen = (tree.flatten(jax.device_get(lowered.compile(compiler_options=o)(params, batch))) for o in ({}, compiler.options()))
     largest = max(np.abs(g).max() for g in plain.values())
     return {"family": family, "dtype": "values", **{path: float(np.abs(chosen[path] - g).max() / largest) for path, g in plain.items()}}
@@ -88,6 +109,7 @@ def main() -> None:
     for family in MODELS:
         for dtype in ("float32", "bfloat16"):
             print(json.dumps(measure(family, dtype)), flush=True)
+    for family in VALUES if ONEDNN in compiler.options() else PLAIN:
         print(json.dumps(differences(family)), flush=True)
 
 
@@ -95,18 +117,19 @@ def main() -> None:
 def report() -> dict[tuple[str, str], dict]:
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     run = subprocess.run([sys.executable, "-c", "from tests.training import test_cpu_step as t; t.main()"],
-                         env={**environment, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=300)
+                         env={**environment, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr[-2000:]
     return {(row["family"], row["dtype"]): row for row in map(json.loads, run.stdout.splitlines())}
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", VALUES)
 def test_options_change_roundings_only(family):
     """At sizes at which libraries take over, and with the compiler's own optimisations: tests elsewhere have neither.
 
-    Fails if an option gives other gradients, as that of oneDNN with YNNPACK switched off did on jaxlib 0.12: put both into
-    compiler.OPTIONS["cpu"].
+    Fails if an option gives other gradients, as oneDNN's do on jaxlib 0.12 without the barrier in layers/linear.py.
     """
+    if (family, "values") not in report():
+        pytest.skip("no library is chosen by the options of this jaxlib or processor")
     off = {path: x for path, x in report()[family, "values"].items() if not isinstance(x, str) and not x < 1e-5}
     assert not off, off
 
