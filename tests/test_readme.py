@@ -50,8 +50,8 @@ def folder(tmp_path_factory):
 def test_the_two_commands_of_the_start():
     """Fails if the README no longer begins with one command that installs and trains, and one that installs and tests."""
     assert "pip install -e . && jaxlm train --config=configs/gpt_tiny.py" in COMMANDS[0]
-    assert COMMANDS[1] == 'pip install -e ".[test]" && python -m pytest'
-    assert "python -m pytest" in (tiny.ROOT / ".ci" / "run").read_text()
+    assert COMMANDS[1] == 'pip install -e ".[test]" && python -m pytest -n 2 --dist worksteal'
+    assert "python -m pytest -n 2 --dist worksteal" in (tiny.ROOT / ".ci" / "run").read_text()
 
 
 def cut_down(words: list[str]) -> list[str]:

@@ -53,6 +53,15 @@ def same_bits(first: pathlib.Path, second: pathlib.Path) -> None:
         assert np.array_equal(np.asarray(a[name]).view(np.uint8), np.asarray(b[name]).view(np.uint8)), name
 
 
+def test_an_encoder_decoder_is_checked_and_makes_no_run(tmp_path):
+    """Fails if a model that nothing trains becomes a run, or the check asks for what only a run needs."""
+    source = write_case(tmp_path / "t5", "t5")
+    done = hf("check", source)
+    assert done.returncode == 0 and "every tensor comes back bit for bit" in done.stdout, done.stdout + done.stderr
+    done = hf("import", source, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode != 0 and "which reads a source" in done.stderr and not (tmp_path / "run").exists(), done.stderr
+
+
 def test_there_and_back_and_used(tmp_path):
     """import -> export is bit-equal, files of the tokenizer included; the run generates, evaluates, and is trained on.
 
