@@ -8,30 +8,33 @@ import sys
 import numpy as np
 import pytest
 
-from jaxlm import build
 from jaxlm.core import tree
-from jaxlm.parallel import processes
+from jaxlm.parallel import mesh, place, processes, rules
 from tests import tiny
 from tests.several import finish, free_port
-from tests.test_equivalence import OF_A_MICRO_BATCH, close, layout_of, reference, run
+from tests.test_equivalence import FAMILIES, OF_A_MICRO_BATCH, close, reference, run
 
-# In fsdp_tp half of the rows are on each process; so they are in fsdp_seq, where gathers and sums cross processes as well.
-RULES = ("fsdp_seq", "fsdp_tp")
+# fsdp is the outermost axis with more than one part, so that weights are gathered and gradients summed across the processes.
+MESH = {"data": 1, "fsdp": 2, "expert": 2, "tensor": 2}
+
+
+def without(family: str) -> dict[str, float]:
+    return OF_A_MICRO_BATCH.get(family, {})
 
 
 def main(folder: pathlib.Path, address: str, index: int) -> None:
-    """One of two processes: every case, one after the other; the first keeps what came out."""
+    """One of two processes: every family, one after the other; the first keeps what came out."""
     processes.initialise(address, 2, index, join_seconds=90)
-    for family in build.names("model"):
-        for rule in RULES:
-            loss, grads = run(family, layout_of(rule, family), 4, **OF_A_MICRO_BATCH.get(family, {}))
-            if processes.first():
-                np.savez(folder / f"{family}-{rule}.npz", loss=loss, **tree.flatten(grads))
+    layout = place.Layout(mesh.make(mesh.Config(**MESH)), rules.find("fsdp_tp"))
+    for family in FAMILIES:
+        loss, grads = run(family, layout, 4, **without(family))
+        if processes.first():
+            np.savez(folder / f"{family}.npz", loss=loss, **tree.flatten(grads))
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """What a pair of processes of 4 devices each made of all cases."""
+    """What a pair of processes of 4 devices each made of all families."""
     folder, address = tmp_path_factory.mktemp("pair"), f"127.0.0.1:{free_port()}"
     code = "import pathlib, sys; from tests import test_equivalence_processes as t; t.main(pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
@@ -42,10 +45,8 @@ def pair(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("family", build.names("model"))
-def test_two_processes(pair, family, rule):
-    """Fails if a process puts other rows than its own (`first = 0` in place.put), or a sum stays within a process:
-    `weight = means["loss"].weight / 2`."""
-    found = dict(np.load(pair / f"{family}-{rule}.npz"))
-    close((found.pop("loss"), tree.unflatten(found)), reference(family, tuple(OF_A_MICRO_BATCH.get(family, {}).items())))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_processes(pair, family):
+    """Fails if a process puts other rows than its own (`first = 0` in place.put)."""
+    found = dict(np.load(pair / f"{family}.npz"))
+    close((found.pop("loss"), tree.unflatten(found)), reference(family, tuple(without(family).items())))
