@@ -56,8 +56,7 @@ def run(command: Callable[..., None], *, needs_run: bool = False, words: tuple[s
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # the libraries below tell much that is no concern of the user's
-        logging.get_absl_logger().addFilter(messages.told_once)
-        sys.excepthook = messages.uncaught
+        messages.quiet_failed_saves()
         try:
             if FLAGS.cpu_devices:
                 jax.config.update("jax_platforms", "cpu")

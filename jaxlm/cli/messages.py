@@ -3,7 +3,9 @@
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -40,12 +42,24 @@ def explain(error: Exception) -> str:
     return " ".join(lines) if isinstance(error, flags.Error) else f"--config: {type(error).__name__}: {' '.join(lines)}"
 
 
-def told_once(record: logging.LogRecord) -> bool:
-    """A filter of logs without the tracebacks that Orbax writes of a failed save; it raises the error again, told in one line."""
-    return not (record.exc_info and "orbax" in record.pathname)
+# TensorStore's callbacks of a failed save find their loop closed.
+_LATE = "Event loop is closed"
 
 
-def uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
-    """sys.excepthook without the callbacks of a failed save, which find their loop closed; that it failed is told in one line."""
-    if str(error) != "Event loop is closed":
+def quiet_failed_saves() -> None:
+    """Orbax raises a failed save, which is told in one line. Here go what it and the libraries below print of it besides, by five ways:
+    its log, asyncio's of tasks that nobody waits for any more, both of Python's hooks, and warnings of what never began."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname + record.getMessage()))
+    warnings.filterwarnings("ignore", r"coroutine 'async_serialize", RuntimeWarning)
+    sys.excepthook, sys.unraisablehook = _uncaught, _unraisable
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    if str(error) != _LATE:
         sys.__excepthook__(kind, error, trace)
+
+
+def _unraisable(found: Any) -> None:
+    if str(found.exc_value) != _LATE:
+        sys.__unraisablehook__(found)
