@@ -92,7 +92,7 @@ def test_cross_attention():
     layer = Attention(nnx.Rngs(0), D, 2, 2, 4)
     layer.k.kernel = nnx.Param(jnp.zeros((D, 2, 4)))
     source = jnp.asarray(np.random.default_rng(1).standard_normal((2, 7, D)), jnp.float32)
-    got, store = layer(X, Mask(False), source=source)
+    got, store = layer(X, Mask(False), source=layer.keys(source))
     want = layer.o(jnp.broadcast_to(layer.v(source).mean(1, keepdims=True), (2, 4, 2, 4)))
     np.testing.assert_allclose(got, want, atol=1e-6)
     assert store is None
