@@ -92,7 +92,8 @@ def checking(config: ConfigDict, where: str) -> None:
     config.model.scan, config.model.param_dtype, source = False, "float32", folder.Folder(where)
     model, abstract, _ = experiments.laid(config)
     params = source.params(abstract)
-    print(f"names and shapes: {len(source.weights)} tensors fit {source.model}, {tree.size(params):,} parameters")
+    print(f"names and shapes: {len(source.weights)} tensors in {len(set(source.weights.files.values()))} file(s) fit {source.model}, "
+          f"{tree.size(params):,} parameters")
     changed = source.changed(abstract, params)
     back = families.config_to_hf(source.model, build.section(config, "model"), tree.paths(abstract), source.hf)
     print(f"round trip: {'every tensor comes back bit for bit' if not changed else 'CHANGED: ' + ', '.join(changed[:5])}; "

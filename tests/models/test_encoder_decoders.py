@@ -10,12 +10,10 @@ import pytest
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.training import flops, nonfinite
-from tests.models.test_models import SOURCED, V, close, model, params
+from tests.models.test_models import ONE, SOURCED, TWO, WEIGHT, L, V, close, close_packed, close_padded, jitted, model, params, weights
 
-L, S = 12, 17  # positions of the decoder, and of the source
-ONE, TWO = [3, 1, 4, 15, 9], [2, 6, 5, 30, 8, 7]  # what the decoder reads
+S = 17  # positions of the source; ONE and TWO are what the decoder reads
 READ_ONE, READ_TWO = [11, 3, 12, 29, 13, 14, 1, 10], [21, 22, 20]  # their sources
-WEIGHT = np.random.default_rng(1).standard_normal((L, V)).astype(np.float32)
 parametrize = pytest.mark.parametrize("name", SOURCED)
 
 
@@ -36,25 +34,6 @@ def side(rows, length, fill):
 def batch_of(rows, sources, fill=0):
     read = {f"source_{field}": x for field, x in side(sources, S, fill).items()}
     return {**side(rows, L, fill), **read}
-
-
-def weights(*spans):
-    """A cotangent [2, L, V] that is not 0 at (row, start, document): the same numbers for the same document."""
-    out = np.zeros((2, L, V), np.float32)
-    for row, start, document in spans:
-        at = 0 if document is ONE else len(ONE)
-        out[row, start : start + len(document)] = WEIGHT[at : at + len(document)]
-    return out
-
-
-@functools.cache
-def jitted(name, **changes):
-    """(params, batch, cotangent) -> logits and the gradient of their product with the cotangent."""
-    def f(params, batch, weight):
-        logits = model(name, **changes).apply(params, batch).logits
-        return jnp.sum(logits * weight), logits
-
-    return jax.jit(lambda *a: (lambda out, grad: (out[1], grad))(*jax.value_and_grad(f, has_aux=True)(*a)))
 
 
 RIGHT = batch_of([[ONE], [TWO]], [[READ_ONE], [READ_TWO]])
@@ -110,12 +89,7 @@ def test_padding_changes_nothing(name):
     right = f(p, RIGHT, BOTH)
     other = f(p, batch_of([[ONE], [TWO]], [[READ_ONE], [READ_TWO]], fill=19), BOTH)
     left = f(p, batch_of([[7, ONE], [6, TWO]], [[4, READ_ONE], [14, READ_TWO]], fill=5), weights((0, 7, ONE), (1, 6, TWO)))
-    for row, document in ((0, ONE), (1, TWO)):
-        n = len(document)
-        close(other[0][row, :n], right[0][row, :n])
-        close(left[0][row, -n:], right[0][row, :n])
-    close(other[1], right[1])
-    close(left[1], right[1])
+    close_padded(right, other, left)
 
 
 @parametrize
@@ -124,9 +98,7 @@ def test_packed_is_unpacked(name):
     f, p = jitted(name), params(name)
     packed = f(p, batch_of([[ONE, TWO], []], [[READ_ONE, READ_TWO], []]), weights((0, 0, ONE), (0, 5, TWO)))
     alone = f(p, RIGHT, BOTH)
-    close(packed[0][0, :5], alone[0][0, :5])
-    close(packed[0][0, 5:11], alone[0][1, :6])
-    close(packed[1], alone[1])
+    close_packed(packed, alone)
 
 
 @parametrize

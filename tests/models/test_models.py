@@ -236,6 +236,23 @@ def close(found, expected, tolerance=2e-5):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), largest / 100), err_msg=path)
 
 
+def close_padded(right, other, left):
+    """(logits, gradients) of ONE and TWO in a row each, padded on the right, so with other tokens, and on the left."""
+    for row, document in ((0, ONE), (1, TWO)):
+        n = len(document)
+        close(other[0][row, :n], right[0][row, :n])
+        close(left[0][row, -n:], right[0][row, :n])
+    close(other[1], right[1])
+    close(left[1], right[1])
+
+
+def close_packed(packed, alone):
+    """(logits, gradients) of ONE and TWO side by side in the first row, and in a row each."""
+    close(packed[0][0, :5], alone[0][0, :5])
+    close(packed[0][0, 5:11], alone[0][1, :6])
+    close(packed[1], alone[1])
+
+
 def test_every_family_is_here():
     folder = pathlib.Path(jaxlm.models.__file__).parent
     families = {
@@ -322,12 +339,7 @@ def test_padding_changes_nothing(name):
     right = f(p, batch_of([[ONE, 7], [TWO, 6]]), weights((0, 0, ONE), (1, 0, TWO)))
     other = f(p, batch_of([[ONE, 7], [TWO, 6]], fill=11), weights((0, 0, ONE), (1, 0, TWO)))
     left = f(p, batch_of([[7, ONE], [6, TWO]]), weights((0, 7, ONE), (1, 6, TWO)))
-    for row, document in ((0, ONE), (1, TWO)):
-        n = len(document)
-        close(other[0][row, :n], right[0][row, :n])
-        close(left[0][row, -n:], right[0][row, :n])
-    close(other[1], right[1])
-    close(left[1], right[1])
+    close_padded(right, other, left)
 
 
 @parametrize
@@ -339,9 +351,7 @@ def test_packed_is_unpacked(name):
     f, p = jitted(name), params(name)
     packed = f(p, batch_of([[ONE, TWO, 1], [12]]), weights((0, 0, ONE), (0, 5, TWO)))
     alone = f(p, batch_of([[ONE, 7], [TWO, 6]]), weights((0, 0, ONE), (1, 0, TWO)))
-    close(packed[0][0, :5], alone[0][0, :5])
-    close(packed[0][0, 5:11], alone[0][1, :6])
-    close(packed[1], alone[1])
+    close_packed(packed, alone)
 
 
 def test_router_terms_see_documents_only():

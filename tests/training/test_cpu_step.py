@@ -23,6 +23,7 @@ from jaxlm.ops import activations
 from jaxlm.parallel import compiler, mesh, place, rules
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
+from tests import families
 
 LAYERS, ROWS, LENGTH, VOCAB = 2, 8, 128, 512  # a product of fewer numbers is not worth a library call, and gets none
 MODELS = {
@@ -84,10 +85,8 @@ def differences(family: str) -> dict:
     """The largest difference of a gradient under the table's options from that under none, as a share of the largest gradient."""
     model = VALUES[family]()
     layout = place.Layout(mesh.make(mesh.Config(data=1), jax.devices()[:1]), rules.find("dp"))
-    draw = np.random.default_rng(0)
-    tokens = draw.integers(0, VOCAB, (ROWS, LENGTH)).astype(np.int32)
-    params = tree.map_with_path(lambda path, x: np.asarray(path.endswith("scale") + 0.05 * draw.standard_normal(x.shape), x.dtype),
-                                model.abstract)
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (ROWS, LENGTH)).astype(np.int32)
+    params = families.params_of(model)
 
     def total(params, batch):
         """Of everything that a model gives, each number with a weight of its own."""

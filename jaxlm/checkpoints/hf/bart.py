@@ -68,16 +68,15 @@ def config_from_hf(hf: Mapping[str, Any], names: Collection[str] = ()) -> dict[s
     for field in ("encoder_layerdrop", "decoder_layerdrop"):
         if hf.get(field):
             raise UserError(f"this {kind} config trains with {field}={hf[field]}, whole layers left out: not supported (0 reads the same weights)")
-    size = lambda name, general: hf[name] if name in hf or general not in hf else hf[general]
     rate = float(hf.get("dropout", 0.1))
     return dict(
         vocab_size=hf["vocab_size"],
         max_len=hf["max_position_embeddings"],
-        layers=size("encoder_layers", "num_hidden_layers"),
-        decoder_layers=size("decoder_layers", "num_hidden_layers"),
-        heads=size("encoder_attention_heads", "num_attention_heads"),
-        decoder_heads=size("decoder_attention_heads", "num_attention_heads"),
-        embed=size("d_model", "hidden_size"),
+        layers=table.either(hf, "encoder_layers", "num_hidden_layers"),
+        decoder_layers=table.either(hf, "decoder_layers", "num_hidden_layers"),
+        heads=table.either(hf, "encoder_attention_heads", "num_attention_heads"),
+        decoder_heads=table.either(hf, "decoder_attention_heads", "num_attention_heads"),
+        embed=table.either(hf, "d_model", "hidden_size"),
         mlp=hf["encoder_ffn_dim"],
         decoder_mlp=hf["decoder_ffn_dim"],
         positions="learned" if kind == "bart" else "sinusoidal",

@@ -56,8 +56,7 @@ def form(kind: str, paths: Collection[str]) -> Format:
 def config_from_hf(hf: Mapping[str, Any], names: Collection[str] = ()) -> dict[str, Any]:
     """Fields of models/t5.py's Config from a config.json, old spelling or new; UserError for what that model cannot do."""
     table.known_architecture(hf, ARCHITECTURES)
-    size = lambda name, general: hf[name] if name in hf or general not in hf else hf[general]
-    layers, feed = size("num_layers", "num_hidden_layers"), hf.get("feed_forward_proj", "relu")
+    layers, feed = table.either(hf, "num_layers", "num_hidden_layers"), hf.get("feed_forward_proj", "relu")
     name = "gelu_new" if feed == "gated-gelu" else feed.removeprefix(GATED)
     if name not in ACTIVATIONS:
         raise UserError(f"feed_forward_proj '{feed}' of this t5 config is not supported: there are {', '.join(ACTIVATIONS)}, and with {GATED}")
@@ -71,9 +70,9 @@ def config_from_hf(hf: Mapping[str, Any], names: Collection[str] = ()) -> dict[s
         vocab_size=hf["vocab_size"],
         layers=layers,
         decoder_layers=hf.get("num_decoder_layers") or layers,
-        heads=size("num_heads", "num_attention_heads"),
-        head_dim=size("d_kv", "head_dim"),
-        embed=size("d_model", "hidden_size"),
+        heads=table.either(hf, "num_heads", "num_attention_heads"),
+        head_dim=table.either(hf, "d_kv", "head_dim"),
+        embed=table.either(hf, "d_model", "hidden_size"),
         mlp=hf["d_ff"],
         gated=feed.startswith(GATED),
         activation=ACTIVATIONS[name],

@@ -220,6 +220,11 @@ def _on_host(value: Any, at: tuple[int, ...]) -> np.ndarray:
     return out
 
 
+def either(hf: Mapping[str, Any], name: str, general: str) -> Any:
+    """A field of a config.json by the family's own name or, where only that is there, by the one that all families share."""
+    return hf[name] if name in hf or general not in hf else hf[general]
+
+
 def their_name(names: Mapping[str, str], ours: str) -> str:
     """The first name in a file's spelling {theirs: ours} of one of ours; ours itself where there is none."""
     return next((name for name, own in names.items() if own == ours), ours)
