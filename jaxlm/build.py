@@ -159,12 +159,18 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
     if causal and reads and train.sample_tokens:
         out.append(f"train.sample_tokens is {train.sample_tokens}: a model that reads a source does not continue train.sample, set it to "
                    "0 and ask jaxlm generate for its answers")
-    if not causal and train.baseline:
-        out.append(f"train.baseline is '{train.baseline}': bits per byte are of objectives that predict each token once, set it to ''")
+    if train.baseline and (gives or not causal):
+        out.append(f"train.baseline is '{train.baseline}': bits per byte are of objectives that predict each token of a text, set it to ''")
+    pairs = getattr(values["source"], "pairs", False)
+    if pairs != (data.packing == "pairs"):
+        out.append(f"data.packing is '{data.packing}' and source '{config.source.name}' yields " + (
+            "pairs: set it to 'pairs', and objective=seq2seq" if pairs else "texts: take source=parallel, or set source.target_field"))
     if data.packing not in packings:
         out.append(f"data.packing is '{data.packing}': objective '{config.objective.name}' as it is set needs {' or '.join(packings)}")
     if getattr(model, "max_len", 0) and data.seq_len > model.max_len:
         out.append(f"data.seq_len {data.seq_len} is longer than model.max_len {model.max_len}")
+    if gives and getattr(model, "max_len", 0) and data.size_source > model.max_len:
+        out.append(f"data.source_len {data.size_source} is longer than model.max_len {model.max_len}")
     if getattr(objective, "chunks", 1) > 1 and data.seq_len % objective.chunks:
         out.append(f"objective.chunks {objective.chunks} does not divide data.seq_len {data.seq_len}")
     if values["schedule"].warmup > train.steps:
@@ -192,9 +198,10 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
             if batch % rows:
                 out.append(f"{name} is {batch}: it does not divide over {over} = {rows} groups of devices; "
                            f"use a multiple of {rows}")
-        if data.seq_len % found.parts("seq", sizes):
-            out.append(f"data.seq_len is {data.seq_len}: it does not divide over the {found.parts('seq', sizes)} parts into "
-                       f"which rules '{found.name}' split a row; use a multiple")
+        for name, length in (("seq_len", data.seq_len), *([("source_len", data.size_source)] if gives else [])):
+            if length % found.parts("seq", sizes):
+                out.append(f"data.{name} is {length}: it does not divide over the {found.parts('seq', sizes)} parts into "
+                           f"which rules '{found.name}' split a row; use a multiple")
     return out
 
 

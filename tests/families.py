@@ -34,8 +34,8 @@ FAMILIES = {
     "lstm": Family("causal_lm", _CAUSAL, {"hidden": 48, "init_std": 0.3}),
     "bert": Family("mlm", {"pairs": "nsp", "mask_rate": 0.4}),
     "albert": Family("mlm", {"pairs": "sop", "mask_rate": 0.4, "whole_word": True}, {"embedding_size": 16}),
-    "transformer": Family("causal_lm", _CAUSAL),
-    "t5": Family("causal_lm", _CAUSAL, {"head_dim": 8, "decoder_layers": 3}),
+    "transformer": Family("seq2seq", _CAUSAL),
+    "t5": Family("seq2seq", _CAUSAL, {"head_dim": 8, "decoder_layers": 3}),
 }
 if missing := set(build.names("model")) - set(FAMILIES):
     raise AssertionError(f"add an entry to FAMILIES in tests/families.py for {', '.join(sorted(missing))}: "
@@ -65,7 +65,7 @@ def objective_of(family: str, **changes) -> Objective:
 
 def batch_of(seed: int = 0, family: str = "gpt") -> dict[str, np.ndarray]:
     """Rows of odd lengths, with padding and predictions of weight 0."""
-    if FAMILIES[family].objective == "causal_lm":
+    if FAMILIES[family].objective in ("causal_lm", "seq2seq"):
         return packed(seed) | (sources(packed(seed), seed) if reads_source(family) else {})
     return objective_of(family).prepare(stretches(seed), lambda i: np.random.default_rng([seed, i]))
 

@@ -40,6 +40,9 @@ def folder(tmp_path_factory):
     texts = [p.read_text() for p in sorted((here / "my_texts").iterdir())]
     with gzip.open(here / "my.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    written = tiny.write_pairs(here)
+    for end, side in (("en", "source"), ("de", "target")):
+        pathlib.Path(f"{written}.{side}").rename(here / f"my_pairs.{end}")
     (here / "prompts.txt").write_text("the quick\nbrown\n")
     LocalBuilder(name="corpus", version="1.0.0", data_dir=here / "my_tfds", file_format="array_record",
                  features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
@@ -67,6 +70,8 @@ def cut_down(words: list[str]) -> list[str]:
         small.append("--config.tokenizer.vocab_size=300")
     if "bert" in " ".join(words):
         small += ["--config.model.heads=2", "--config.train.sample_tokens=0"]
+    if "transformer" in " ".join(words):
+        small += ["--config.data.seq_len=32", "--config.data.source_len=32", "--config.train.sample_tokens=0"]
     given = {w.split("=")[0] for w in words} - {"--config.train.steps"}
     small = list({s.split("=")[0]: s for s in small}.values())  # the last of a field
     return [s for s in small if s.split("=")[0] not in given]

@@ -28,15 +28,27 @@ def write_text(folder: pathlib.Path, documents: int = 40, seed: int = 0) -> path
     return folder
 
 
+def write_pairs(folder: pathlib.Path, pairs: int = 200, seed: int = 0) -> str:
+    """Two line-aligned files, the target the source's words in reverse order; what their names begin with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(seed)
+    words = "a to big cat dog sun red".split()
+    lines = [draw.choices(words, k=draw.randint(1, 6)) for _ in range(pairs)]
+    (folder / "pairs.source").write_text("".join(" ".join(line) + "\n" for line in lines))
+    (folder / "pairs.target").write_text("".join(" ".join(line[::-1]) + "\n" for line in lines))
+    return str(folder / "pairs")
+
+
 def shrink(config, text: pathlib.Path, cache: pathlib.Path):
     """A page as it is, but with a tiny model, byte tokens, little text and few steps."""
-    build.variant(config, "source=text,tokenizer=byte")
+    pairs = config.data.packing == "pairs"
+    build.variant(config, f"source={'parallel' if pairs else 'text'},tokenizer=byte")
     if not getattr(build.section(config, "objective"), "causal", True):
         config.tokenizer.special_tokens = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
         config.data.sentences = "line"  # as the little text has them
-    config.source.path = str(text)
+    config.source.path = write_pairs(cache.parent / "pairs") if pairs else str(text)
     config.data.cache_dir = str(cache)
-    config.data.seq_len = 32
+    config.data.seq_len = config.data.source_len = 32
     config.data.holdout = 0.2
     for field, value in SMALL.items():
         if field in config.model and not (field in ("kv_heads", "head_dim", "mlp", "embedding_size") and config.model[field] == 0):

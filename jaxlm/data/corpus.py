@@ -11,19 +11,22 @@ from jaxlm.core.files import write_atomically
 from jaxlm.core.log import say
 from jaxlm.data import digest, store
 from jaxlm.data.pack import Packed, Plan, Rows, Windows
+from jaxlm.data.pairs import Pairs
 from jaxlm.data.sentences import SPLITTERS
 from jaxlm.data.stretches import Stretches
 from jaxlm.data.tokenizers.tokenizer import Tokenizer, from_json
 
-PLANS = {"windows": Windows, "pack": Packed, "sentences": Stretches}
+PLANS = {"windows": Windows, "pack": Packed, "sentences": Stretches, "pairs": Pairs}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """seq_len: tokens in a row. holdout: fraction of documents kept for evaluation, chosen by content; 0.0 keeps none.
+    """seq_len: tokens in a row, of pairs those of their targets. holdout: fraction of documents kept for evaluation, chosen by content; 0.0 keeps none.
 
     packing: "windows" cuts the stream of documents into rows without padding; "pack" puts whole documents into rows;
-    "sentences" gives each row whole sentences of one document, for encoders and pairs of sentences.
+    "sentences" gives each row whole sentences of one document, for encoders and pairs of sentences; "pairs" puts whole
+    pairs of a source and its target into rows, for encoder-decoders.
+    source_len: positions of a row's sources, 0 for seq_len. cut_pairs: pairs longer than a row are cut, not refused.
     sentences: how that packing splits a document, one sentence a "line" or the running "text" by its full stops.
     cache_dir: where token stores are kept, "" for `cache` in the run's folder. prefetch: batches made ahead.
     verify: check the checksums of a token store when it is opened. eval_documents: at most so many held-out documents,
@@ -32,6 +35,8 @@ class Config:
     seq_len: int = 256
     holdout: float = 0.02
     packing: str = "windows"
+    source_len: int = 0
+    cut_pairs: bool = False
     sentences: str = "line"
     shuffle: bool = True
     prefetch: int = 2
@@ -39,10 +44,16 @@ class Config:
     verify: bool = True
     eval_documents: int = 0
 
+    @property
+    def size_source(self) -> int:
+        return self.source_len or self.seq_len
+
     def problems(self) -> list[str]:
         found = []
         if self.seq_len < 1:
             found.append(f"data.seq_len={self.seq_len} must be at least 1")
+        if self.source_len < 0:
+            found.append(f"data.source_len={self.source_len} must be at least 1, or 0 for data.seq_len")
         if not 0.0 <= self.holdout < 1.0:
             found.append(f"data.holdout={self.holdout} must be in [0, 1): the fraction of documents "
                          "kept for evaluation")
@@ -72,13 +83,13 @@ class Corpus:
 
     @property
     def eval_bytes(self) -> int:
-        """UTF-8 bytes of the held-out documents: bits per byte is the sum of losses over `eval` / ln 2 / this."""
-        return int(self.eval_store.bytes.sum()) if self.eval_store else 0
+        """UTF-8 bytes that `eval` predicts: bits per byte is the sum of losses over it / ln 2 / this. 0 where it predicts a part only."""
+        return int(self.eval_store.bytes.sum()) if self.eval_store and getattr(self.eval, "whole", True) else 0
 
     @property
     def eval_tokens(self) -> int:
         """Tokens predicted over `eval`, each document's separator among them."""
-        return len(self.eval_store.tokens) - 1 if self.eval_store else 0
+        return self.eval_store.predicted if self.eval_store else 0
 
 
 def cache_folder(config: Config, workdir: str | os.PathLike) -> pathlib.Path:
@@ -120,7 +131,8 @@ def tokenizer(config: Config, source: ModuleType, source_config: Any, kind: Modu
 
 def blank(config: Config) -> Rows:
     """One row as the config's plan would make it, without a text: what an objective turns into a batch."""
-    return PLANS[config.packing].blank(config.seq_len)
+    fields = {"source_len": config.size_source} if PLANS[config.packing] is Pairs else {}
+    return PLANS[config.packing].blank(config.seq_len, **fields)
 
 
 def build(config: Config, source: ModuleType, source_config: Any, made: Tokenizer,
@@ -128,23 +140,26 @@ def build(config: Config, source: ModuleType, source_config: Any, made: Tokenize
     """Tokenize the source, or open what was tokenized before, and lay out its rows. Raises UserError."""
     identity = identify(config, source, source_config, workdir)
 
-    plan = PLANS[config.packing]
+    plan, pairs = PLANS[config.packing], getattr(source_config, "pairs", False)
+    if pairs != (plan is Pairs):
+        raise UserError(f"data.packing={config.packing!r} and the source yields {'pairs' if pairs else 'texts'}: " + (
+            "set data.packing to 'pairs'" if pairs else "take source=parallel, or set source.target_field"))
     sentences = config.sentences if plan is Stretches else ""
 
     def side(which: str) -> store.Store:
         return store.build(cache_folder(config, workdir), lambda: source.documents(source_config), identity, made,
-                           config.holdout, which, identity.get("text_bytes", 0), config.verify, sentences)
+                           config.holdout, which, identity.get("text_bytes", 0), config.verify, sentences, pairs)
 
     train_store, eval_store = side("train"), None
     if config.holdout:
         eval_store = side("eval")
         if config.eval_documents:
             eval_store = eval_store.head(config.eval_documents)
+    fields = {"source_len": config.size_source, "cut": config.cut_pairs} if pairs else {}
     # The last row of a training stream that is not full would weigh a few tokens like a whole row.
-    more = {"drop_last": True} if plan is Windows else {}
-    train = plan(train_store, config.seq_len, **more)
+    train = plan(train_store, config.seq_len, **fields, **({"drop_last": True} if plan is Windows else {}))
     fingerprint = {
         "source": identity, "tokenizer": made.fingerprint, "seq_len": config.seq_len, "holdout": config.holdout,
         "packing": config.packing, "shuffle": config.shuffle, "eval_documents": config.eval_documents,
-        "train_rows": len(train), "train_tokens": len(train_store.tokens)} | ({"sentences": sentences} if sentences else {})
-    return Corpus(train, plan(eval_store, config.seq_len) if eval_store else None, train_store, eval_store, fingerprint)
+        "train_rows": len(train), "train_tokens": len(train_store.tokens)} | ({"sentences": sentences} if sentences else {}) | fields
+    return Corpus(train, plan(eval_store, config.seq_len, **fields) if eval_store else None, train_store, eval_store, fingerprint)

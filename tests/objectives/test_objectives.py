@@ -13,6 +13,7 @@ from tests import families
 # Fields that make an objective compute something else; every file of the folder needs an entry.
 CASES = {
     "causal_lm": ("causal_lm", {"z_loss": 1e-3, "label_smoothing": 0.05}),
+    "seq2seq": ("seq2seq", {"z_loss": 1e-3, "label_smoothing": 0.05}),
     "mlm": ("mlm", {}),
     "mlm_nsp": ("mlm", {"pairs": "nsp", "mask_rate": 0.4}),
     "mlm_sop": ("mlm", {"pairs": "sop", "whole_word": True}),
@@ -34,7 +35,9 @@ def rows_of(case: str, seed: int = 0) -> dict[str, np.ndarray]:
     if "_nsp" in case or "_sop" in case:
         return families.stretches(seed, ROWS, 24)
     packed = families.packed(seed)
-    return {"tokens": packed["tokens"][:ROWS], "next": packed["targets"][:ROWS], **{k: packed[k][:ROWS] for k in ("segments", "positions")}}
+    sources = families.sources(packed, seed) if case == "seq2seq" else {}
+    rows = packed | sources | {"next": packed["targets"]}
+    return {k: x[:ROWS] for k, x in rows.items() if k not in ("targets", "weights")}
 
 
 def prepared(case: str, rows: slice = slice(None), seed: int = 0):

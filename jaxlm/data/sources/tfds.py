@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.data import digest
+from jaxlm.data import documents as of
 
 # Many public data sets are registered only when the attribute of one of these modules is touched.
 _LAZY = ("text", "translate", "summarization", "question_answering", "text_simplification", "ranking", "structured")
@@ -25,35 +26,47 @@ class Config:
     """`dataset`: "imdb_reviews", "glue/sst2:2.0.0", or the folder of a prepared data set (it holds dataset_info.json).
 
     split: tfds syntax ("train", "train[:10%]", "train+test"). field: the feature with the text; "a/b" for nested ones.
+    target_field: with it a document is a pair of that text and the one of this feature ("en" and "de" of a translation).
     data_dir: where tfds keeps its data sets; "" is tfds' default.
     """
     dataset: str = ""
     split: str = "train"
     field: str = "text"
+    target_field: str = ""
     data_dir: str = ""
 
+    @property
+    def pairs(self) -> bool:
+        """Its documents are pairs."""
+        return bool(self.target_field)
+
     def problems(self) -> list[str]:
-        return [f"source.{name} is empty: {way}" for name, value, way in (
+        found = [f"source.field and source.target_field are both {self.field!r}: a source and its target are two fields"] \
+            if self.field and self.field == self.target_field else []
+        return found + [f"source.{name} is empty: {way}" for name, value, way in (
             ("dataset", self.dataset, "name a TFDS data set or the folder of a prepared one"),
             ("split", self.split, "use train, test, train[:10%], ..."),
             ("field", self.field, "name the feature that holds the text")) if not value.strip()]
 
 
-def documents(config: Config) -> Iterator[str]:
+def documents(config: Config) -> Iterator[of.Document]:
     """The text of each example in the order stored on disk. Raises UserError."""
     builder = _builder(config)
     split = _split(builder, config.split)
-    _check_field(builder, config.field)
+    _check_fields(builder, config)
     if builder.info.file_format.value == "tfrecord":
         examples = _tfrecords(builder, split)
     else:
         examples = iter(builder.as_data_source(split=config.split))
     count = 0
     for number, example in enumerate(examples):
-        text = _text(example, config.field, f"{builder.info.full_name} {config.split} example {number}")
-        if text.strip():
+        where = f"{builder.info.full_name} {config.split} example {number}"
+        found = _text(example, config.field, where)
+        if config.pairs:
+            found = of.pair(found, _text(example, config.target_field, where), where)
+        if found is not None and (config.pairs or found.strip()):
             count += 1
-            yield text
+            yield found
     if not count:
         raise UserError(f"no text in {builder.info.full_name} {config.split}: every {config.field!r} is empty")
 
@@ -65,11 +78,11 @@ def fingerprint(config: Config, digests: Callable[[str], str] | None = None) -> 
     """
     builder = _builder(config)
     split = _split(builder, config.split)
-    _check_field(builder, config.field)
+    _check_fields(builder, config)
     parts = [f"{os.path.basename(i.filename)}:{os.path.getsize(i.filename)}:{i.skip}:{i.take}".encode()
              for i in split.file_instructions]
     return {"source": "tfds", "name": builder.info.full_name, "split": config.split, "field": config.field,
-            "examples": split.num_examples, "files": len(parts), "content": digest.of_bytes(*parts)}
+            **({"target_field": config.target_field} if config.pairs else {}), "examples": split.num_examples, "files": len(parts), "content": digest.of_bytes(*parts)}
 
 
 def _builder(config: Config) -> Any:
@@ -134,12 +147,18 @@ def _split(builder: Any, name: str) -> Any:
     return split
 
 
-def _check_field(builder: Any, field: str) -> None:
+def _check_fields(builder: Any, config: Config) -> None:
+    _check_field(builder, config.field, "source.field")
+    if config.pairs:
+        _check_field(builder, config.target_field, "source.target_field")
+
+
+def _check_field(builder: Any, field: str, setting: str) -> None:
     feature, fields = builder.info.features, _fields(builder.info.features)
     for part in field.split("/"):
         if not isinstance(feature, tfds.features.FeaturesDict) and not hasattr(feature, "keys") or part not in feature:
             raise UserError(f"{builder.info.full_name} has no field {field!r}{nearest(field, fields)} (its fields: "
-                            f"{', '.join(fields)}): set source.field")
+                            f"{', '.join(fields)}): set {setting}")
         feature = feature[part]
 
 

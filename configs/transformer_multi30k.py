@@ -1,0 +1,49 @@
+# Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
+"""A small transformer that translates English captions into German: Multi30k (29,000 pairs), or two line-aligned files of your own.
+
+jaxlm train --config=configs/transformer_multi30k.py --config.source.path=multi30k/train --workdir=runs/multi30k
+jaxlm generate --workdir=runs/multi30k --input=test.en --output=greedy.txt --config.generate.temperature=0
+jaxlm generate --workdir=runs/multi30k --input=test.en --output=beam.txt --config.generate.temperature=0 --config.generate.beams=4
+
+The first reads multi30k/train.en and train.de, plain or .gz (--config.source.source=fr for another ending). --config.model.dtype=bfloat16
+is the faster type on Python 3.12. Cost: 4,096 positions of targets a step, 113 steps an epoch; 1,700 target tokens a second in bfloat16 and
+1,100 in float32 on 2 CPU cores that were busy with more than two other programs.
+Result: not measured; no run of this page has been finished.
+"""
+from jaxlm import build
+
+
+def get_config(variant: str = ""):
+    c = build.defaults(model="transformer", objective="seq2seq", source="parallel", tokenizer="bpe")
+    c.source.source, c.source.target = "en", "de"
+    c.tokenizer.vocab_size = 6000
+    c.data.packing = "pairs"
+    c.data.seq_len = 128
+    c.data.source_len = 128
+    c.data.holdout = 0.03
+    c.objective.label_smoothing = 0.1
+
+    c.model.layers = 3
+    c.model.embed = 256
+    c.model.heads = 4
+    c.model.mlp = 1024
+    c.model.max_len = 128
+    c.model.order = "pre"
+    c.model.embed_dropout = 0.1
+    c.model.residual_dropout = 0.1
+    c.model.mlp_dropout = 0.1
+    c.model.scan = False  # unrolled layers run faster on a CPU
+
+    c.train.steps = 2000
+    c.train.batch_size = 32
+    c.train.log_every = 20
+    c.eval.every = 250
+    c.checkpoints.every = 250
+
+    c.optimizer.lr = 1e-3
+    c.optimizer.b2 = 0.98
+    c.optimizer.weight_decay = 0.01
+    c.schedule.name = "rsqrt"
+    c.schedule.warmup = 400
+    c.schedule.timescale = 400
+    return build.variant(c, variant)
