@@ -24,7 +24,7 @@ def train(job: Job, clock: Clock) -> None:
         with run.batches(drawn, 0, 2) as source:
             batches = list(run.put(source, job.shape.batch))
         step = steps.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, job.shape.accumulate)
-        program = steps.compile_step(step, state, batches[0], run.layout.replicated)
+        program = steps.compile_step(step, state, batches[0], run.layout.replicated, run.compiler_options)
         memory = program.memory_analysis()
         if memory is not None:
             clock.note(temporary_bytes=memory.temp_size_in_bytes, argument_bytes=memory.argument_size_in_bytes)

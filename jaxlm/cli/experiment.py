@@ -60,7 +60,7 @@ class Experiment:
 
     @property
     def compiler_options(self) -> dict[str, Any]:  # of the layout in force
-        return compiler.options(self.config.train.compiler_options)
+        return compiler.options(self.config.train.compiler_options, self.config.model.get("dtype") == "bfloat16")
 
     def batches(self, drawn: Any, start: int, stop: int) -> pipeline.Batches:
         """This host's rows of the batches start to stop, made ready ahead."""

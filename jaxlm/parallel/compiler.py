@@ -32,7 +32,9 @@ class Option:
     value: Value
     reason: str
     source: str
-    call: str = ""  # set only where a bfloat16 product then becomes this library call: else it would only cost
+    # Set only where a bfloat16 product then becomes this library call: else it would only cost, and jaxlib 0.12 cannot keep
+    # a program that calls oneDNN, which takes softmax in float32 too. Such a program is compiled again by each process.
+    call: str = ""
 
 
 OPTIONS: dict[str, dict[str, Option]] = {
@@ -56,13 +58,15 @@ OPTIONS: dict[str, dict[str, Option]] = {
 }
 
 
-def options(changes: Iterable[str] = ()) -> dict[str, Value]:
+def options(changes: Iterable[str] = (), bfloat16: bool = True) -> dict[str, Value]:
     """The options for programs of the layout in force: the platform's table with `changes` ("name=value") over it.
+
+    bfloat16: the programs have products in it, else what only serves those is left out.
 
     "name=default" takes a table's option out, and "default" all of them. An option of the table that this jaxlib or
     processor has not is said once and left out; UserError for one that is asked for and not known.
     """
-    table, asked = dict(OPTIONS.get(place.platform(), {})), {}
+    table, asked = {name: o for name, o in OPTIONS.get(place.platform(), {}).items() if bfloat16 or not o.call}, {}
     for change in changes:
         name, value = parse(change)
         if not name:
@@ -132,6 +136,8 @@ def keep_programs(folder: str) -> None:
     if folder == "off":
         jax.config.update("jax_enable_compilation_cache", False)
         return
+    # A program with oneDNN's calls cannot be kept (see Option); it runs, and is compiled again the next time.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*bad_alloc")
     if folder == "auto" and jax.config.jax_compilation_cache_dir:
         return
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
@@ -144,8 +150,6 @@ def keep_programs(folder: str) -> None:
             return
         say(f"compiled programs are kept in {path} (--compile_cache=off: they are not)")
     jax.config.update("jax_compilation_cache_dir", str(path))
-    # A program with oneDNN's calls cannot be kept (jaxlib 0.12); it runs, and is compiled again the next time.
-    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*bad_alloc")
 
 
 def _processor() -> str:

@@ -61,8 +61,9 @@ def measure(family: str, dtype: str) -> dict:
     with place.use(layout):
         target = states.abstract(model, tx, trainable, layout)
         made = steps.make_step(model, objective.build(objective.Config()), tx, optax.constant_schedule(1e-3), trainable)
-        text = steps.compile_step(made, target, batch, layout.replicated).as_text()
-        return {"family": family, "dtype": dtype, "options": compiler.options(), "loose": loose_products(text),
+        options = compiler.options(bfloat16=dtype == "bfloat16")
+        text = steps.compile_step(made, target, batch, layout.replicated, options).as_text()
+        return {"family": family, "dtype": dtype, "options": options, "loose": loose_products(text),
                 "calls": len(re.findall(CALL, text)), "wide": len(re.findall(r"= \(?f32[^=\n]*?" + CALL, text))}
 
 
