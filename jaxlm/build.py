@@ -165,6 +165,8 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
     if pairs != (data.packing == "pairs"):
         out.append(f"data.packing is '{data.packing}' and source '{config.source.name}' yields " + (
             "pairs: set it to 'pairs', and objective=seq2seq" if pairs else "texts: take source=parallel, or set source.target_field"))
+    if hasattr(objective, "misfit"):
+        out += objective.misfit(data.size_source, data.seq_len)
     if data.packing not in packings:
         out.append(f"data.packing is '{data.packing}': objective '{config.objective.name}' as it is set needs {' or '.join(packings)}")
     if getattr(model, "max_len", 0) and data.seq_len > model.max_len:

@@ -30,8 +30,10 @@ def main(config: ConfigDict) -> None:
                   f"{target:,}, each with its end ({size / target:.2f} bytes a target's token), {len(plan):,} rows of {plan.source_len} and "
                   f"{plan.length}, filled to {plan.fill[0]:.0%} and {plan.fill[1]:.0%}")
             continue
+        rows = f"{plan.source_len} and {plan.length}, filled to {plan.fill[0]:.0%} and {plan.fill[1]:.0%}" if hasattr(plan, "source_len") \
+            else config.data.seq_len
         print(f"{name}: {store.documents:,} documents, {len(store.tokens):,} tokens, {size:,} bytes "
-              f"({size / len(store.tokens):.2f} bytes a token), {len(plan):,} rows of {config.data.seq_len}")
+              f"({size / len(store.tokens):.2f} bytes a token), {len(plan):,} rows of {rows}")
     print(f"vocabulary: {tokenizer.vocab_size:,}; special tokens: " + " ".join(f"{name}={i}" for name, i in tokenizer.special.items()))
     if tokenizer.unknown:
         tokens = corpus.train_store.slice(0, 10_000_000)

@@ -83,7 +83,8 @@ class Vocabulary:
 
     special: ids that no text has (the roles and eot among them), in order. continues: bool [size], True where a token
     goes on with the word before it; None where the tokenizer does not show its words. start: what a decoder that reads a
-    source begins every target with, eot where nothing else is said (T5, Marian: pad).
+    source begins every target with, eot where nothing else is said (T5, Marian: pad). sentinels: what stands for
+    the first, second, ... part that was taken out of a text (T5's <extra_id_0>, <extra_id_1>, ...).
     """
 
     size: int
@@ -95,6 +96,7 @@ class Vocabulary:
     mask: int | None
     continues: np.ndarray | None
     start: int | None = None
+    sentinels: tuple[int, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "start", self.eot if self.start is None else self.start)
@@ -119,7 +121,7 @@ class Objective:
     """What a model is trained for, as two pure functions.
 
     prepare (host, numpy): rows of a plan (int32 arrays: tokens, next, segments, positions [B, L], or what data/stretches.py
-    says) and `rngs(i)`, the generator of row i, to the fields of a Batch. loss (device): Outputs and Batch to Means; "loss"
+    or data/texts.py say) and `rngs(i)`, the generator of row i, to the fields of a Batch. loss (device): Outputs and Batch to Means; "loss"
     is the one that is optimised, the sum of its totals over any parts of a batch divided by the sum of their weights.
 
     Where the loss adds averages of different weights, `terms` are the names of those Means, and balance (device) adds to

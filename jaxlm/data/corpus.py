@@ -14,6 +14,7 @@ from jaxlm.data.pack import Packed, Plan, Rows, Windows
 from jaxlm.data.pairs import Pairs
 from jaxlm.data.sentences import SPLITTERS
 from jaxlm.data.stretches import Stretches
+from jaxlm.data.texts import Sizes, Texts
 from jaxlm.data.tokenizers.tokenizer import Tokenizer, from_json
 
 PLANS = {"windows": Windows, "pack": Packed, "sentences": Stretches, "pairs": Pairs}
@@ -25,7 +26,8 @@ class Config:
 
     packing: "windows" cuts the stream of documents into rows without padding; "pack" puts whole documents into rows;
     "sentences" gives each row whole sentences of one document, for encoders and pairs of sentences; "pairs" puts whole
-    pairs of a source and its target into rows, for encoder-decoders.
+    pairs of a source and its target into rows, for encoder-decoders. Where an objective makes sources and targets of texts,
+    "windows" and "pack" fill rows of both (data/texts.py).
     source_len: positions of a row's sources, 0 for seq_len. cut_pairs: pairs longer than a row are cut, not refused.
     sentences: how that packing splits a document, one sentence a "line" or the running "text" by its full stops.
     cache_dir: where token stores are kept, "" for `cache` in the run's folder. prefetch: batches made ahead.
@@ -129,15 +131,18 @@ def tokenizer(config: Config, source: ModuleType, source_config: Any, kind: Modu
     return made
 
 
-def blank(config: Config) -> Rows:
+def blank(config: Config, sizes: Sizes | None = None) -> Rows:
     """One row as the config's plan would make it, without a text: what an objective turns into a batch."""
-    fields = {"source_len": config.size_source} if PLANS[config.packing] is Pairs else {}
-    return PLANS[config.packing].blank(config.seq_len, **fields)
+    plan = Texts if sizes else PLANS[config.packing]
+    return plan.blank(config.seq_len, **({"source_len": config.size_source} if plan in (Texts, Pairs) else {}))
 
 
 def build(config: Config, source: ModuleType, source_config: Any, made: Tokenizer,
-          workdir: str | os.PathLike) -> Corpus:
-    """Tokenize the source, or open what was tokenized before, and lay out its rows. Raises UserError."""
+          workdir: str | os.PathLike, sizes: Sizes | None = None) -> Corpus:
+    """Tokenize the source, or open what was tokenized before, and lay out its rows. Raises UserError.
+
+    sizes: of an objective that makes sources and targets of texts.
+    """
     identity = identify(config, source, source_config, workdir)
 
     plan, pairs = PLANS[config.packing], getattr(source_config, "pairs", False)
@@ -156,10 +161,14 @@ def build(config: Config, source: ModuleType, source_config: Any, made: Tokenize
         if config.eval_documents:
             eval_store = eval_store.head(config.eval_documents)
     fields = {"source_len": config.size_source, "cut": config.cut_pairs} if pairs else {}
+    if sizes:
+        plan, fields = Texts, {"source_len": config.size_source, "cut": config.packing == "windows"}
+    given = {"sizes": sizes} if sizes else {"drop_last": True} if plan is Windows else {}
     # The last row of a training stream that is not full would weigh a few tokens like a whole row.
-    train = plan(train_store, config.seq_len, **fields, **({"drop_last": True} if plan is Windows else {}))
+    train = plan(train_store, config.seq_len, **fields, **given)
     fingerprint = {
         "source": identity, "tokenizer": made.fingerprint, "seq_len": config.seq_len, "holdout": config.holdout,
         "packing": config.packing, "shuffle": config.shuffle, "eval_documents": config.eval_documents,
         "train_rows": len(train), "train_tokens": len(train_store.tokens)} | ({"sentences": sentences} if sentences else {}) | fields
-    return Corpus(train, plan(eval_store, config.seq_len, **fields) if eval_store else None, train_store, eval_store, fingerprint)
+    held_out = plan(eval_store, config.seq_len, **fields, **({"sizes": sizes} if sizes else {})) if eval_store else None
+    return Corpus(train, held_out, train_store, eval_store, fingerprint)

@@ -37,7 +37,7 @@ class Pairs:
                                 "these, or set data.cut_pairs to true to cut what is longer")
             say(f"{said} and are cut, the longest of {most[0]} and {most[1]} tokens")
         self._sizes = np.minimum(sizes, room)
-        row = _fit(self._sizes, room)
+        row = fit(self._sizes, room)
         self._order = np.lexsort((np.arange(len(row)), row))
         self._first = np.searchsorted(row[self._order], np.arange(row.max() + 2))
 
@@ -86,7 +86,7 @@ class Pairs:
         return self._order[self._first[i]:self._first[i + 1]] if i >= 0 else np.zeros(0, np.int64)
 
 
-def _fit(sizes: np.ndarray, room: np.ndarray) -> np.ndarray:
+def fit(sizes: np.ndarray, room: np.ndarray) -> np.ndarray:
     """Row of each pair, sizes [pairs, 2]: from the largest down, each into that of the open rows in which it leaves the least room.
 
     Best-fit decreasing (Johnson 1973) in two dimensions, each as a share of its room; of the rows only the _OPEN with the

@@ -19,7 +19,8 @@ class Config:
     """path: tokenizer.json, vocab.txt, vocab.json or merges.txt, or a folder that holds such a file.
 
     eot: name of the document separator; pad, cls, sep, mask: names of an encoder's tokens; "" to find them. start: name of
-    the token that a decoder which reads a source begins every target with (T5: <pad>); "": the separator. casing:
+    the token that a decoder which reads a source begins every target with (T5: <pad>); "": the separator. Sentinels are the
+    special tokens <extra_id_0>, <extra_id_1>, ... that it has. casing:
     "cased" or "uncased", for a vocab.txt; "" to read it from the tokenizer_config.json beside it.
     """
     path: str = ""
@@ -58,7 +59,6 @@ def build(config: Config, documents: learn.Documents | None = None) -> JsonToken
     found = JsonTokenizer(text, config.eot, str(path), template)
     # What the page says, then what stands beside the tokenizer, then the usual names.
     roles = {role: getattr(config, role) or named[role] for role in ROLES if getattr(config, role) or named[role] in found.special}
-    roles |= {"start": config.start} if config.start else {}
     return JsonTokenizer(text, config.eot, str(path), template, roles) if roles else found
 
 

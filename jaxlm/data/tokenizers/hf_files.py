@@ -13,7 +13,7 @@ def hf_files(tokenizer: Tokenizer, max_len: int = 0, types: bool = True) -> dict
     max_len: positions that the model has, 0 not to say. types: the model has token types (DistilBERT has none).
     """
     content = json.loads(tokenizer.to_hf_json())
-    names = {f"{role}_token": tokenizer.role(role) for role in ROLES}
+    names = {f"{role}_token": tokenizer.role(role) for role in ROLES if role != "start"}  # which config.json tells
     eot = next((name for name, i in tokenizer.special.items() if i == tokenizer.eot), None)
     if eot != "[SEP]":
         # RoBERTa and Llama begin a document with <s>, GPT-2 with what ended the one before, T5 with nothing.

@@ -2,7 +2,8 @@
 """What the kinds that learn from documents have in common: documents in, one JSON out, and how it is rebuilt."""
 import collections
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from jaxlm.core.errors import UserError
@@ -59,14 +60,15 @@ def say_rare(counts: collections.Counter, kept: list[str], become: str) -> None:
             f"{lost:.2g} of what it has, become {become}: raise tokenizer.alphabet to keep them")
 
 
-def built(content: dict[str, Any], special: Iterable[str], eot: str, asked: int, lstrip: str | None = None) -> JsonTokenizer:
+def built(content: dict[str, Any], special: Iterable[str], eot: str, asked: int, lstrip: str | None = None,
+          roles: Mapping[str, str] = MappingProxyType({})) -> JsonTokenizer:
     """The tokenizer of a tokenizer.json whose first ids are the `special` tokens; it says where it has fewer than `asked`.
 
-    lstrip: the special token that takes the space before it too, for programs that read special tokens out of a text.
+    roles: as of JsonTokenizer. lstrip: the special token that takes the space before it too, for programs that read special tokens out of a text.
     """
     added = [{"id": i, "content": name, "single_word": False, "lstrip": name == lstrip, "rstrip": False, "normalized": False,
               "special": True} for i, name in enumerate(special)]
-    result = JsonTokenizer(json.dumps({**content, "added_tokens": added}), eot)
+    result = JsonTokenizer(json.dumps({**content, "added_tokens": added}), eot, roles=roles)
     if result.vocab_size < asked:
         say(f"tokenizer: the text gives {result.vocab_size} tokens, fewer than tokenizer.vocab_size={asked}")
     return result

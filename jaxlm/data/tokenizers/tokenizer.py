@@ -6,6 +6,7 @@ A tokenizer is its JSON: the text is stored with a checkpoint, and its digest na
 import abc
 import functools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -21,9 +22,11 @@ from jaxlm.data.tokenizers.stream import Stream
 
 # What a document separator is usually called, the most specific first.
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "<|eos|>", "<eos>", "</s>", "[EOS]", "[SEP]")
-# And the tokens that encoders are trained with.
+# And the tokens that encoders are trained with; what a decoder begins every target with has no name of its own.
 ROLES = {"pad": ("[PAD]", "<pad>", "<|pad|>"), "cls": ("[CLS]", "<cls>", "<s>"), "sep": ("[SEP]", "<sep>", "</s>"),
-         "mask": ("[MASK]", "<mask>", "<|mask|>")}
+         "mask": ("[MASK]", "<mask>", "<|mask|>"), "start": ()}
+# And those that stand for what was taken out of a text (T5), by their numbers: their ids fall as these rise in T5, and need not.
+SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
 def usual(role: str, names: Iterable[str]) -> str | None:
@@ -74,10 +77,11 @@ class Tokenizer(abc.ABC):
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
-        """What an objective must know: ids of the special tokens and of their roles, and which tokens go on with a word."""
+        """What an objective must know: ids of the special tokens, of their roles and the sentinels, and which tokens go on with a word."""
         roles = {role: None if self.role(role) is None else self.special[self.role(role)] for role in ROLES}
+        numbered = sorted((int(found[1]), i) for name, i in self.special.items() if (found := SENTINEL.fullmatch(name)))
         return Vocabulary(self.vocab_size, self.eot, tuple(sorted({*self.special.values(), self.eot})), **roles,
-                          continues=self.continues(), start=self.special.get(self.roles.get("start", "")))
+                          continues=self.continues(), sentinels=tuple(i for _, i in numbered))
 
     def role(self, role: str) -> str | None:
         """Name of the token of a role of ROLES."""

@@ -16,8 +16,9 @@ from jaxlm.data.tokenizers import learn, pairs
 from jaxlm.data.tokenizers.tokenizer import JsonTokenizer
 from jaxlm.data.tokenizers.words import SPACE
 
-# Special tokens in the order of their ids, and the one that ends a document.
-SPECIAL = {"albert": (("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), "[SEP]"), "t5": (("<pad>", "</s>", "<unk>"), "</s>")}
+# Special tokens in the order of their ids, the one that ends a document, and roles that these names do not tell.
+SPECIAL = {"albert": (("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), "[SEP]", {}),
+           "t5": (("<pad>", "</s>", "<unk>"), "</s>", {"start": "<pad>"})}
 # What it makes depends on the documents, so it is kept in the cache of the run rather than made again.
 LEARNS = True
 _BYTES = tuple(f"<0x{i:02X}>" for i in range(256))
@@ -32,7 +33,7 @@ class Config:
     """vocab_size: with the special tokens, 256 bytes and all pieces of one character.
 
     specials: "albert" (<pad> <unk> [CLS] [SEP] [MASK]; a sequence is [CLS] a [SEP] b [SEP]) or "t5" (<pad> </s> <unk>;
-    a </s> b </s>). special_tokens: further ones. lowercase, strip_accents: both are on in ALBERT. byte_fallback: a
+    a </s> b </s>; a decoder begins every target with <pad>). special_tokens: further ones. lowercase, strip_accents: both are on in ALBERT. byte_fallback: a
     character without a piece is written as its UTF-8 bytes, not as <unk>. alphabet: so many different characters have
     a piece of their own.
     """
@@ -61,7 +62,7 @@ class Config:
 def build(config: Config, documents: learn.Documents | None = None) -> JsonTokenizer:
     """Learn a tokenizer from `documents()`, which is read twice (Kudo 2018). A small corpus may give fewer tokens than
     asked for; this is said."""
-    documents, (_, eot) = learn.needed(documents, "unigram"), SPECIAL[config.specials]
+    documents, (_, eot, roles) = learn.needed(documents, "unigram"), SPECIAL[config.specials]
     special, fixed, normalizer = _special(config), _fixed(config), _normalizer(config)
     counts = collections.Counter()
     for batch in learn.batches(documents(), "counting the characters of the text"):
@@ -103,7 +104,7 @@ def build(config: Config, documents: learn.Documents | None = None) -> JsonToken
     content["model"] = {"type": "Unigram", "unk_id": fixed.index("<unk>"), "byte_fallback": config.byte_fallback,
                         "vocab": [*([name, _NEVER] for name in fixed), *pieces]}
     content["post_processor"] = _processor(config, fixed)
-    return learn.built(content, special, eot, config.vocab_size)
+    return learn.built(content, special, eot, config.vocab_size, roles=roles)
 
 
 def _special(config: Config) -> tuple[str, ...]:
