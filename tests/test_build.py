@@ -89,6 +89,13 @@ def test_what_is_no_config_is_refused(text):
     ("model=transformer", "model 'transformer' reads a source and objective 'causal_lm' gives none"),
     ("model=t5,objective=mlm", "model 't5' reads a source and objective 'mlm' gives none"),
     ("packing=sentences", "objective 'causal_lm' as it is set needs windows or pack"),
+    ("model=t5,objective=denoise", ""),
+    ("model=transformer,objective=denoise,packing=pack", ""),
+    ("objective=denoise", "objective 'denoise' gives a source and model 'gpt' reads none"),
+    ("model=t5,objective=denoise,packing=sentences", "objective 'denoise' as it is set needs windows or pack"),
+    ("model=t5,objective=denoise,packing=pairs", "source 'text' yields texts"),
+    ("model=t5,objective=denoise,baseline=trigram", "train.baseline is 'trigram': bits per byte"),
+    ("model=t5,objective=denoise,source_len=4096", "set data.seq_len to 910 or more"),
 ])
 def test_models_objectives_and_rows_fit(change, word):
     """Fails if an encoder may be trained to copy the next token that it sees: drop `causal` from build._cross; or an
@@ -98,6 +105,7 @@ def test_models_objectives_and_rows_fit(change, word):
     config.data.packing = parts.get("packing", "windows")
     if "pairs" in parts:
         config.objective.pairs = parts["pairs"]
+    config.data.source_len = int(parts.get("source_len", 0))
     config.train.sample_tokens, config.train.baseline = int(parts.get("sample_tokens", 0)), parts.get("baseline", "")
     if not word:
         return build.validate(config)

@@ -119,14 +119,10 @@ def text(config: ConfigDict, workdir: str, tokenizer: Any = None) -> tuple[Any, 
     """(tokenizer, corpus) of the config's source: trained, tokenised and stored now unless the cache has them."""
     data, source, fields = build.section(config, "data"), build.find("source", config.source.name), build.section(config, "source")
     kind, settings = build.find("tokenizer", config.tokenizer.name), build.section(config, "tokenizer")
-    objective = build.section(config, "objective")
 
     def made() -> tuple[Any, corpus.Corpus]:
         chosen = corpus.tokenizer(data, source, fields, kind, settings, workdir) if tokenizer is None else tokenizer
-        found = corpus.build(data, source, fields, chosen, workdir, getattr(objective, "sizes", None))
-        if hasattr(objective, "check"):
-            objective.check(chosen.vocabulary, max(plan.longest for plan in (found.train, found.eval) if plan))
-        return chosen, found
+        return chosen, corpus.build(data, source, fields, chosen, workdir, build.section(config, "objective"))
 
     out = processes.in_turn(made)  # others find in a shared folder what the first has made
     processes.agree("the text or its tokenizer", json.dumps([out[0].fingerprint, out[1].fingerprint], sort_keys=True))

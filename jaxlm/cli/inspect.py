@@ -47,7 +47,7 @@ def main(config: ConfigDict) -> None:
     none = np.zeros(config.model.vocab_size, bool)
     objective = build.build(config, "objective", Vocabulary(len(none), 0, (0,), pad=0, cls=0, sep=0, mask=0, continues=none,
                                                             sentinels=tuple(range(len(none)))))
-    batch = objective.prepare(corpus.blank(build.section(config, "data"), getattr(build.section(config, "objective"), "sizes", None)), np.random.default_rng)
+    batch = objective.prepare(corpus.blank(build.section(config, "data"), build.section(config, "objective")), np.random.default_rng)
     per_token = flops.count(lambda p, b: step.Loss(model, objective)(p, b, None)[0], model.abstract, batch) / config.data.seq_len
     learned = tree.partition(target.params, trainable)[0]
     gradients = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=x.sharding), learned)

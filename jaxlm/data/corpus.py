@@ -14,7 +14,7 @@ from jaxlm.data.pack import Packed, Plan, Rows, Windows
 from jaxlm.data.pairs import Pairs
 from jaxlm.data.sentences import SPLITTERS
 from jaxlm.data.stretches import Stretches
-from jaxlm.data.texts import Sizes, Texts
+from jaxlm.data.texts import Texts
 from jaxlm.data.tokenizers.tokenizer import Tokenizer, from_json
 
 PLANS = {"windows": Windows, "pack": Packed, "sentences": Stretches, "pairs": Pairs}
@@ -131,17 +131,18 @@ def tokenizer(config: Config, source: ModuleType, source_config: Any, kind: Modu
     return made
 
 
-def blank(config: Config, sizes: Sizes | None = None) -> Rows:
+def blank(config: Config, objective: Any = None) -> Rows:
     """One row as the config's plan would make it, without a text: what an objective turns into a batch."""
-    plan = Texts if sizes else PLANS[config.packing]
+    plan = Texts if hasattr(objective, "sizes") else PLANS[config.packing]
     return plan.blank(config.seq_len, **({"source_len": config.size_source} if plan in (Texts, Pairs) else {}))
 
 
 def build(config: Config, source: ModuleType, source_config: Any, made: Tokenizer,
-          workdir: str | os.PathLike, sizes: Sizes | None = None) -> Corpus:
+          workdir: str | os.PathLike, objective: Any = None) -> Corpus:
     """Tokenize the source, or open what was tokenized before, and lay out its rows. Raises UserError.
 
-    sizes: of an objective that makes sources and targets of texts.
+    objective: the config of one that makes sources and targets of texts, which has `sizes` (data/texts.py) and
+    `check(vocabulary, longest)`, for a UserError where it cannot make them of a text of so many tokens.
     """
     identity = identify(config, source, source_config, workdir)
 
@@ -161,14 +162,17 @@ def build(config: Config, source: ModuleType, source_config: Any, made: Tokenize
         if config.eval_documents:
             eval_store = eval_store.head(config.eval_documents)
     fields = {"source_len": config.size_source, "cut": config.cut_pairs} if pairs else {}
+    sizes = getattr(objective, "sizes", None)
     if sizes:
         plan, fields = Texts, {"source_len": config.size_source, "cut": config.packing == "windows"}
-    given = {"sizes": sizes} if sizes else {"drop_last": True} if plan is Windows else {}
+    given = {"sizes": sizes} if sizes else {}
     # The last row of a training stream that is not full would weigh a few tokens like a whole row.
-    train = plan(train_store, config.seq_len, **fields, **given)
+    train = plan(train_store, config.seq_len, **fields, **given, **({"drop_last": True} if plan is Windows else {}))
     fingerprint = {
         "source": identity, "tokenizer": made.fingerprint, "seq_len": config.seq_len, "holdout": config.holdout,
         "packing": config.packing, "shuffle": config.shuffle, "eval_documents": config.eval_documents,
         "train_rows": len(train), "train_tokens": len(train_store.tokens)} | ({"sentences": sentences} if sentences else {}) | fields
-    held_out = plan(eval_store, config.seq_len, **fields, **({"sizes": sizes} if sizes else {})) if eval_store else None
+    held_out = plan(eval_store, config.seq_len, **fields, **given) if eval_store else None
+    if sizes:
+        objective.check(made.vocabulary, max(rows.longest for rows in (train, held_out) if rows))
     return Corpus(train, held_out, train_store, eval_store, fingerprint)

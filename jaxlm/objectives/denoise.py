@@ -4,7 +4,6 @@
 What is taken out is drawn anew for every step and row.
 """
 import dataclasses
-from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -92,54 +91,49 @@ def build(config: Config, vocabulary: Vocabulary) -> Objective:
     config.check(vocabulary, 2)
     taught, sentinels = seq2seq.build(config, vocabulary), np.array(vocabulary.sentinels, np.int32)
 
-    def prepare(rows: Rows, rngs: Callable[[int], np.random.Generator]) -> Rows:
+    def prepare(rows: Rows, rngs: noise.Rngs) -> Rows:
         """rows: of data/texts.py."""
-        given = rows["text_segments"] > 0
-        begins = given & (np.diff(rows["text_segments"], prepend=0) != 0)
-        tokens, text = rows["text"][given], np.cumsum(begins[given]) - 1
-        row = np.flatnonzero(begins) // begins.shape[1]
+        numbers = rows["text_segments"]
+        begins = (numbers > 0) & (np.diff(numbers, prepend=0) != 0)
+        tokens, text, row = rows["text"][numbers > 0], np.cumsum(begins[numbers > 0]) - 1, np.nonzero(begins)[0]
         lengths = np.bincount(text, minlength=len(row))
-        make = _spans if config.kind == "spans" else _infilled
-        source, target = make(tokens, text, lengths, row, rngs)
+        if config.kind == "spans":
+            config.check(vocabulary, int(lengths.max(initial=2)))
+            source, target = _spans(tokens, text, *noise.spans(lengths, row, rngs, config.rate, config.span), sentinels)
+        else:
+            taken, where, of = noise.infilling(lengths, row, rngs, config.rate, config.span)
+            source = np.insert(tokens[~taken], where, vocabulary.mask), np.insert(text[~taken], where, of)
+            target = tokens, text
         batch = {name: x.copy() for name, x in rows.items() if not name.startswith("text")}
-        _lay(batch, "source_", "source_tokens", *source, row)
-        _lay(batch, "", "next", *target, row)
-        inside = batch["positions"] > 0
-        batch["tokens"] = np.where(inside, np.roll(batch["next"], 1, 1), vocabulary.eot)
+        for side, name, made in (("source_", "source_tokens", source), ("", "next", target)):
+            _lay(batch, side, name, *made, row, vocabulary.eot)
+        batch["tokens"] = np.where(batch["positions"] > 0, np.roll(batch["next"], 1, 1), vocabulary.eot)
         return taught.prepare(batch, rngs)
 
-    def _spans(tokens: np.ndarray, text: np.ndarray, lengths: np.ndarray, row: np.ndarray, rngs: noise.Rngs) -> tuple:
-        config.check(vocabulary, int(lengths.max(initial=2)))
-        noisy, number = noise.spans(lengths, row, rngs, config.rate, config.span)
-        before = np.concatenate([[False], noisy])[:-1]
-        # Source and target alike tell one kind of span by the sentinel of its turn, and the other token by token.
-        out = []
-        for told, spans in ((~noisy, noisy & ~before), (noisy, ~noisy & (before | (np.diff(text, prepend=-1) != 0)))):
-            spans &= number[text] > 0
-            turn = np.cumsum(spans) - 1 - (np.cumsum(number) - number)[text]
-            shown = told | spans
-            out.append((np.where(spans, sentinels[turn * spans], tokens)[shown], text[shown]))
-        return out
-
-    def _infilled(tokens: np.ndarray, text: np.ndarray, lengths: np.ndarray, row: np.ndarray, rngs: noise.Rngs) -> tuple:
-        taken, where, of = noise.infilling(lengths, row, rngs, config.rate, config.span)
-        source = np.insert(tokens[~taken], where, vocabulary.mask), np.insert(text[~taken], where, of)
-        return source, (tokens, text)
-
-    def _lay(batch: Rows, side: str, name: str, values: np.ndarray, text: np.ndarray, row: np.ndarray) -> None:
-        """Puts each text's values and its end side by side into the row that the text is of."""
-        sizes = np.bincount(text, minlength=len(row)) + 1
-        first = np.flatnonzero(np.diff(row, prepend=-1))  # text that is its row's first
-        number = np.arange(len(row)) - np.repeat(first, np.diff(np.append(first, len(row))))
-        before = np.cumsum(sizes) - sizes
-        before -= before[np.arange(len(row)) - number]
-        within = noise.within(sizes)
-        at = np.repeat(row, sizes), np.repeat(before, sizes) + within
-        ends = within == np.repeat(sizes - 1, sizes)
-        filled = np.full(len(ends), vocabulary.eot, np.int32)
-        filled[~ends] = values
-        batch[name][at] = filled
-        batch[side + "segments"][at] = np.repeat(number + 1, sizes)
-        batch[side + "positions"][at] = within
-
     return dataclasses.replace(taught, prepare=prepare)
+
+
+def _spans(tokens: np.ndarray, text: np.ndarray, noisy: np.ndarray, number: np.ndarray, sentinels: np.ndarray) -> list[tuple]:
+    """(tokens, the text of each) of the sources and of the targets; noisy, number: what noise.spans gives.
+
+    Both tell spans of one kind token by token, and each of the other by the sentinel of its turn.
+    """
+    before, out = np.concatenate([[False], noisy])[:-1], []
+    for told, spans in ((~noisy, noisy & ~before), (noisy, ~noisy & (before | (np.diff(text, prepend=-1) != 0)))):
+        spans = spans & (number[text] > 0)
+        turn = np.cumsum(spans) - 1 - (np.cumsum(number) - number)[text]
+        shown = told | spans
+        out.append((np.where(spans, sentinels[np.where(spans, turn, 0)], tokens)[shown], text[shown]))
+    return out
+
+
+def _lay(batch: Rows, side: str, name: str, values: np.ndarray, text: np.ndarray, row: np.ndarray, eot: int) -> None:
+    """Puts the values of each text and an eot side by side into the row that the text is of."""
+    sizes, number = np.bincount(text, minlength=len(row)) + 1, noise.within(np.bincount(row))
+    within, before = noise.within(sizes), np.cumsum(sizes) - sizes
+    at = np.repeat(row, sizes), np.repeat(before - before[np.arange(len(row)) - number], sizes) + within
+    ends = within == np.repeat(sizes - 1, sizes)
+    batch[name][at] = eot
+    batch[name][tuple(x[~ends] for x in at)] = values
+    batch[side + "segments"][at] = np.repeat(number + 1, sizes)
+    batch[side + "positions"][at] = within

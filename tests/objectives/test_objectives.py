@@ -1,5 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """What every objective promises: sums add over parts of a batch, padding weighs nothing, rows do not depend on hosts."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from jaxlm import build
 from jaxlm.core.types import Outputs
+from jaxlm.data.pairs import Pairs
 from jaxlm.objectives import mlm
 from tests import families
 
@@ -17,6 +20,8 @@ CASES = {
     "mlm": ("mlm", {}),
     "mlm_nsp": ("mlm", {"pairs": "nsp", "mask_rate": 0.4}),
     "mlm_sop": ("mlm", {"pairs": "sop", "whole_word": True}),
+    "denoise": ("denoise", {"rate": 0.4, "span": 1.5}),
+    "denoise_infilling": ("denoise", {"kind": "infilling", "rate": 0.4, "label_smoothing": 0.05}),
 }
 ROWS = 16
 
@@ -28,13 +33,17 @@ def test_every_objective_is_here():
 def made(case: str):
     name, options = CASES[case]
     module = build.find("objective", name)
-    return module.build(module.Config(**options), families.vocabulary())
+    return module.build(module.Config(**options), dataclasses.replace(families.vocabulary(), sentinels=(90, 91, 92, 93)))
 
 
 def rows_of(case: str, seed: int = 0) -> dict[str, np.ndarray]:
     if "_nsp" in case or "_sop" in case:
         return families.stretches(seed, ROWS, 24)
     packed = families.packed(seed)
+    if "denoise" in case:
+        rows = {"text": packed["tokens"], "text_segments": packed["segments"]} | {
+            name: np.repeat(x, ROWS, 0) for name, x in Pairs.blank(24, 20).items()}
+        return {k: x[:ROWS] for k, x in rows.items()}
     sources = families.sources(packed, seed) if case == "seq2seq" else {}
     rows = packed | sources | {"next": packed["targets"]}
     return {k: x[:ROWS] for k, x in rows.items() if k not in ("targets", "weights")}
@@ -97,7 +106,7 @@ def test_padding_weighs_nothing(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_any_number_of_hosts_makes_the_same_rows(case):
-    """Fails if a row's numbers come from the batch: one generator for all rows in mlm.prepare."""
+    """Fails if a row's numbers come from the batch: one generator for all rows in mlm.prepare, `rngs(0)` in noise._drawn."""
     whole = prepared(case)
     for hosts in (2, 4):
         parts = [prepared(case, slice(i * ROWS // hosts, (i + 1) * ROWS // hosts)) for i in range(hosts)]
