@@ -1,6 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """What the compiler makes of the training step under each rule: what crosses devices and why, how often it is compiled, what it keeps."""
 import collections
+import dataclasses
 import functools
 import json
 import os
@@ -26,11 +27,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROWS, LENGTH, VOCAB, EMBED, MLP = 16, 24, 128, 64, 160
 TOKENS = {LENGTH, LENGTH // 2, *(ROWS * LENGTH // parts for parts in (1, 2, 4, 8))}
 MODEL = llama.Config(vocab_size=VOCAB, layers=2, heads=4, kv_heads=2, embed=EMBED, mlp=MLP)
+# The same with experts: 4, of which each token uses 2, split in two or four.
+EXPERTS = dataclasses.replace(MODEL, experts=4, experts_per_token=2)
+CASES = {**{rule: (rule, "", MODEL) for rule in rules.RULES},
+         **{f"{rule} experts": (rule, "llama_moe", EXPERTS) for rule in ("dp", "fsdp", "fsdp_tp")}}
 COLLECTIVE = re.compile(r"\s*(?:ROOT )?%?\S+ = (.+?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 # Per device and step, (what moves, what for, where): arrays, however the compiler bundles them. Q, K, V, O, gate, up
 # and down are the 7 matrices of a layer; lookup table and head lie outside the loop.
 WEIGHTS = {("all-gather", "weight", "forward"): 7, ("all-gather", "weight", "backward"): 7, ("all-gather", "weight", "outside"): 2}
+EXCHANGE = {("all-gather", "activation", "forward"): 3, ("reduce-scatter", "activation", "forward"): 1,
+            ("all-gather", "activation", "backward"): 1, ("reduce-scatter", "activation", "backward"): 2}
 EXPECTED = {
     # Every device computes its rows with all parameters: gradients are summed, and nothing else of size.
     "dp": {("all-reduce", "weight", "backward"): 7, ("all-reduce", "weight", "outside"): 2},
@@ -51,6 +58,15 @@ EXPECTED = {
     "fsdp_tp": {**WEIGHTS, ("all-reduce", "weight", "backward"): 14, ("all-reduce", "weight", "outside"): 3,
                 ("all-reduce", "activation", "forward"): 2, ("all-reduce", "activation", "backward"): 5,
                 ("all-reduce", "activation", "outside"): 6},
+    # Experts: the tokens of devices that hold other experts are gathered, with their weights and choices (3), and what comes
+    # of them is added and handed back (1); the same for the gradient of the output (1), of tokens and of weights (2).
+    # The router is one matrix more in a layer. No logits, choices or rows of tokens move otherwise.
+    "dp experts": {**EXCHANGE, ("all-reduce", "weight", "backward"): 8, ("all-reduce", "weight", "outside"): 2},
+    # Matrices of experts are gathered like all others, and their gradients scattered (3), which nobody else has parts of.
+    "fsdp experts": {**WEIGHTS, **EXCHANGE, ("all-gather", "weight", "forward"): 8, ("all-gather", "weight", "backward"): 8,
+                     ("reduce-scatter", "weight", "backward"): 3, ("all-reduce", "weight", "backward"): 10,
+                     ("all-reduce", "weight", "outside"): 3},
+    "fsdp_tp experts": {**WEIGHTS, **EXCHANGE},
 }
 
 
@@ -72,9 +88,10 @@ def collectives(text: str) -> dict[str, int]:
     return dict(found)
 
 
-def measure(rule: str) -> dict:
-    """Compile the training step under a rule, run it twice, and tell what was seen."""
-    model, layout = llama.build(MODEL), layout_of(rule)
+def measure(case: str) -> dict:
+    """Compile the training step of a case, run it twice, and tell what was seen."""
+    rule, meshes, config = CASES[case]
+    model, layout = llama.build(config), layout_of(rule, meshes)
     objective = build.find("objective", "causal_lm")
     tx, trainable = optax.adamw(1e-3), jax.tree.map(lambda _: True, model.abstract)
     compiled = []
@@ -108,12 +125,12 @@ def measure(rule: str) -> dict:
 
 
 def main() -> None:
-    """A line of JSON for each rule; what the compiler complains of goes to standard error under the rule's name."""
+    """A line of JSON for each case; what the compiler complains of goes to standard error under the case's name."""
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache brings no warnings
-    for rule in rules.RULES:
-        print(f"rule: {rule}", file=sys.stderr, flush=True)
-        print(json.dumps({"rule": rule, **measure(rule)}), flush=True)
+    for case in CASES:
+        print(f"case: {case}", file=sys.stderr, flush=True)
+        print(json.dumps({"case": case, **measure(case)}), flush=True)
 
 
 @functools.cache
@@ -123,18 +140,19 @@ def report() -> dict[str, dict]:
     run = subprocess.run([sys.executable, "-c", "from tests.parallel import test_collectives as t; t.main()"], cwd=ROOT,
                          env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
-    out = {line["rule"]: line for line in map(json.loads, run.stdout.splitlines())}
-    for part in run.stderr.split("rule: ")[1:]:
-        out[part.split()[0]]["stderr"] = part
+    out = {line["case"]: line for line in map(json.loads, run.stdout.splitlines())}
+    for part in run.stderr.split("case: ")[1:]:
+        out[part.partition("\n")[0]]["stderr"] = part
     return out
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
-def test_what_crosses_devices(rule):
+@pytest.mark.parametrize("case", CASES)
+def test_what_crosses_devices(case):
     """Fails if attention gathers its input instead of keys and values (constrain `source` to whole positions), or
-    cross_entropy merges split rows and positions (flat=True), or "act_mlp" is not split in _TENSOR_ACTS."""
-    found = {tuple(key.split()): count for key, count in report()[rule]["collectives"].items()}
-    assert found == EXPECTED[rule]
+    cross_entropy merges split rows and positions (flat=True), or "act_mlp" is not split in _TENSOR_ACTS, or gathered
+    matrices of experts are kept (`kept` in layers/moe.py without "all_gather" or "pvary")."""
+    found = {tuple(key.split()): count for key, count in report()[case]["collectives"].items()}
+    assert found == EXPECTED[case]
 
 
 def test_split_positions_are_computed_where_they_are():
@@ -144,20 +162,20 @@ def test_split_positions_are_computed_where_they_are():
     assert own in report()["fsdp_seq"]["products"] and 2 * own not in report()["fsdp_seq"]["products"]
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
-def test_nothing_is_replicated_to_be_moved(rule):
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_replicated_to_be_moved(case):
     """Fails if Embed drops its constraint on the rows of the table."""
-    assert "Involuntary full rematerialization" not in report()[rule]["stderr"]
+    assert "Involuntary full rematerialization" not in report()[case]["stderr"]
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
-def test_one_compilation(rule):
+@pytest.mark.parametrize("case", CASES)
+def test_one_compilation(case):
     """Fails if the state comes out as another type or layout than it went in: `state.step + 1.0` in make_step."""
-    assert report()[rule]["compilations"] == 1 and report()[rule]["steps"] == 2
+    assert report()[case]["compilations"] == 1 and report()[case]["steps"] == 2
 
 
-@pytest.mark.parametrize("rule", rules.RULES)
-def test_the_state_is_updated_in_place(rule):
+@pytest.mark.parametrize("case", CASES)
+def test_the_state_is_updated_in_place(case):
     """Fails if compile_step does not donate the state: drop donate_argnums."""
-    seen = report()[rule]
+    seen = report()[case]
     assert seen["given"] and seen["kept"] >= seen["state"], seen
