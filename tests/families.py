@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxlm import build
 from jaxlm.core import tree
@@ -61,6 +62,17 @@ def objective_of(family: str, **changes) -> Objective:
     module = build.find("objective", FAMILIES[family].objective)
     known = {k: v for k, v in changes.items() if hasattr(module.Config(), k)}
     return module.build(module.Config(**FAMILIES[family].options | known), vocabulary())
+
+
+def config_of(family: str) -> ConfigDict:
+    """A whole config of the family: what a page begins with."""
+    of = FAMILIES[family]
+    config = build.defaults(model=of.file or family, objective=of.objective, source="parallel" if reads_source(family) else "text")
+    config.data.packing = {"mlm": "sentences", "seq2seq": "pairs"}.get(of.objective, config.data.packing)
+    for section, fields in ((config.objective, of.options), (config.model, of.model)):
+        for field, value in fields.items():
+            section[field] = value
+    return config
 
 
 def batch_of(seed: int = 0, family: str = "gpt") -> dict[str, np.ndarray]:

@@ -1,7 +1,11 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Runs of several real processes on loopback, and what they leave behind."""
+"""Runs of several real processes on loopback, and what they leave behind.
+
+Limits of time are there to end what hangs: many times what an idle machine takes, for the tests of a busy one.
+"""
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -40,10 +44,26 @@ metrics.Metrics.write = slow
 """
 
 
+_claims: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody listens on, and that no other process of tests is given while this one lives.
+
+    It is below those that a system hands out by itself, and claimed by the socket of another protocol under the same number.
+    """
+    for port in random.sample(range(20000, 32000), 1000):
+        claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", port))
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", port))
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return port
+    raise RuntimeError("no free port among a thousand")
 
 
 def arguments(folder, name: str, steps: int) -> list[str]:
@@ -62,7 +82,7 @@ def start(folder, name: str, count: int, steps: int = STEPS, code: str = "", com
     words = arguments(folder, name, steps) if command == "train" else [f"--workdir={folder / name}"]
     port, out = free_port(), []
     for index in range(count):
-        several = [f"--coordinator=127.0.0.1:{port}", f"--process_count={count}", f"--process_id={index}", "--join_seconds=90"]
+        several = [f"--coordinator=127.0.0.1:{port}", f"--process_count={count}", f"--process_id={index}", "--join_seconds=300"]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices // count),
                        "ROWS": str(folder / f"{name}.{count}.{index}.rows")}
         # To files: a full pipe that nobody reads would stop a process, and with it all others.
@@ -72,7 +92,7 @@ def start(folder, name: str, count: int, steps: int = STEPS, code: str = "", com
     return out
 
 
-def finish(started: list[subprocess.Popen], timeout: float = 400) -> list[int]:
+def finish(started: list[subprocess.Popen], timeout: float = 900) -> list[int]:
     end = time.monotonic() + timeout
     try:
         return [p.wait(max(end - time.monotonic(), 0.1)) for p in started]
@@ -110,7 +130,7 @@ def rows(folder, name: str, count: int) -> list[dict[str, str]]:
     return [{row: digest for part in parts for row, digest in part.items()} for parts in zip(*each)]
 
 
-def wait_for(path, text: str, seconds: float = 90) -> None:
+def wait_for(path, text: str, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while text not in path.read_text():
         assert time.monotonic() < end, path.read_text()[-3000:]

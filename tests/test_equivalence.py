@@ -2,6 +2,7 @@
 """Same losses and gradients under every layout: family x rules x accumulation x remat against one plain computation."""
 import contextlib
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +123,16 @@ def test_remat(family, remat):
     model, batch = model_of(family, remat=remat), jax.tree.map(jnp.asarray, batch_of(family=family))
     text = str(jax.make_jaxpr(lambda p: model.apply(p, batch).hidden)(model.abstract))
     assert "remat" in text or "checkpoint" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family,rule,documents,remat,micro_batches",
+                         itertools.product(FAMILIES, sorted(rules.RULES), ("packed", "unpacked"), ("none", "full"), (1, 4)))
+def test_every_combination(family, rule, documents, remat, micro_batches):
+    """The whole product, of which the tests above are the part that is run always."""
+    without = OF_A_MICRO_BATCH.get(family, {})
+    found = run(family, layout_of(rule, family), micro_batches, documents=documents, remat=remat, **without)
+    close(found, reference(family, tuple(without.items()), "packed"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

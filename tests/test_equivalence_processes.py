@@ -24,7 +24,7 @@ def without(family: str) -> dict[str, float]:
 
 def main(folder: pathlib.Path, address: str, index: int) -> None:
     """One of two processes: every family, one after the other; the first keeps what came out."""
-    processes.initialise(address, 2, index, join_seconds=90)
+    processes.initialise(address, 2, index, join_seconds=300)
     layout = place.Layout(mesh.make(mesh.Config(**MESH)), rules.find("fsdp_tp"))
     for family in FAMILIES:
         loss, grads = run(family, layout, 4, **without(family))
@@ -41,7 +41,7 @@ def pair(tmp_path_factory):
     logs = [open(folder / f"{index}.log", "w") for index in (0, 1)]
     started = [subprocess.Popen([sys.executable, "-c", code, str(folder), address, str(index)], stdout=log, stderr=log, cwd=tiny.ROOT,
                                 env=environment) for index, log in enumerate(logs)]
-    assert finish(started, 300) == [0, 0], "\n".join((folder / f"{index}.log").read_text()[-3000:] for index in (0, 1))
+    assert finish(started) == [0, 0], "\n".join((folder / f"{index}.log").read_text()[-3000:] for index in (0, 1))
     return folder
 
 

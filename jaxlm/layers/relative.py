@@ -8,7 +8,7 @@ from flax import nnx
 from jaxlm.core.types import Array
 from jaxlm.layers.linear import Init, gathered, normal, param
 from jaxlm.ops import masks, relative
-from jaxlm.parallel.place import constrain
+from jaxlm.parallel.place import constrain, copies
 
 
 class RelativeBias(nnx.Module):
@@ -20,10 +20,17 @@ class RelativeBias(nnx.Module):
         self.table = param(rngs, (buckets, heads), None, "heads", init=init, dtype=dtype)
 
     def __call__(self, mask: masks.Mask, queries: int, keys: int) -> Array:
-        """float32 [B or 1, N, T, S], by the slots that the mask compares: T queries, S keys."""
+        """float32 [P, N, T, S], by the slots that the mask compares: T queries, S keys.
+
+        P is B where rows have slots of their own, else 1 for each part that rows are split into: one for all would have its
+        gradient summed over devices in every layer, and not once.
+        """
         with jax.named_scope("relative"):
             q, k = masks.index(mask.q_index, queries), masks.index(mask.k_index, keys)
             found = relative.buckets(k[:, None, :] - q[:, :, None], *self.form)
             rows = gathered(self.table.get_value(), (None, "heads")).astype(jnp.float32)
-            bias = jnp.take(rows, found, axis=0).transpose(0, 3, 1, 2)
-            return constrain(bias, None if bias.shape[0] == 1 else "batch", "act_heads", "seq", None)
+            if found.shape[0] == 1:
+                bias = jnp.take(copies(rows, "batch", None, "act_heads"), found[0], axis=1)
+            else:
+                bias = jnp.take(rows, found, axis=0)
+            return constrain(bias.transpose(0, 3, 1, 2), "batch", "act_heads", "seq", None)

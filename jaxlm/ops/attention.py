@@ -40,7 +40,7 @@ def attend(
 
     scale       on the scores; H ** -0.5 unless given
     soft_cap    scores = c * tanh(scores / c); 0 = off
-    bias        float [B or 1, N, T, S], added to the scores after the cap
+    bias        float [P, N, T, S], added to the scores after the cap; one for each of P equal parts of the rows, 1 or B of them
     rate, key   dropout of attention weights; no key, no dropout
     Raises UserError when the backend is a kernel that cannot do what is asked for: then `refusal` says why.
     """
@@ -70,11 +70,17 @@ def _xla(q, k, v, mask, scale, soft_cap, bias, rate, key):
     K, S = k.shape[2], k.shape[1]
     q = q.reshape(B, T, K, N // K, H)
     s = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32) * scale
-    p = _weights(
-        s, masks.dense(mask, T, S)[:, :, None], soft_cap, None if bias is None else bias.reshape(-1, K, N // K, T, S)
-    )
+    p = _weights(s, masks.dense(mask, T, S)[:, :, None], soft_cap, None if bias is None else _of_rows(bias, B, K))
     p = dropout(p, rate, key).astype(v.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", p, v).reshape(B, T, N, H)
+
+
+def _of_rows(bias: Array, rows: int, kv_heads: int) -> Array:
+    """[rows or 1, K, G, T, S] of a bias [P, N, T, S]."""
+    parts, heads, T, S = bias.shape
+    if 1 < parts < rows:
+        bias = jnp.broadcast_to(bias[:, None], (parts, rows // parts, heads, T, S))
+    return bias.reshape(-1, kv_heads, heads // kv_heads, T, S)
 
 
 def _weights(s: Array, seen: Array, soft_cap: float, bias: Array | None) -> Array:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -75,6 +76,16 @@ def splits(axis: str) -> bool:
     """Whether the layout in force splits this axis of activations."""
     layout = active()
     return layout is not None and layout.rules.parts(axis, layout.mesh.shape) > 1
+
+
+def copies(x: Array, axis: str, *axes: str | None) -> Array:
+    """[parts, *x.shape]: x, itself split as `axes` say, once for each part that the layout in force splits `axis` into.
+
+    Each part's gradient stays where it is, however often it is added to, until that of all parts is summed.
+    """
+    layout = active()
+    parts = 1 if layout is None else layout.rules.parts(axis, layout.mesh.shape)
+    return constrain(jnp.broadcast_to(x, (parts, *x.shape)), axis, *axes)
 
 
 def move(x: Array, here: tuple[str | None, ...], there: tuple[str | None, ...]) -> Array:

@@ -30,6 +30,15 @@ def fails(config, tmp_path, *words):
     assert not (tmp_path / "run" / "checkpoints").exists() and not (tmp_path / "run" / "config.json").exists()
 
 
+def test_held_out_text_that_gives_no_rows(tmp_path):
+    """One held-out document has no other to take a sentence from. Fails if that is found at the first evaluation, steps later: drop
+    run.check_held_out from cli/train.py."""
+    text = tiny.write_text(tmp_path / "text")
+    config = tiny.shrink(load(tiny.ROOT / "configs" / "bert_tiny.py"), text, tmp_path / "cache")
+    config.data.eval_documents = 1
+    fails(config, tmp_path, "the held-out text (documents: 1)", "from another document", "objective.pairs='sop'", "data.holdout")
+
+
 @pytest.mark.parametrize("content,word", [(b"", "empty"), (b"a\0b", "NUL"), (b"\xff\xfe\xfa text", "UTF-8")])
 def test_text_that_is_none(tmp_path, content, word):
     """Fails if empty, binary or broken text is trained on: decode with errors="ignore" in data/sources/text.py."""

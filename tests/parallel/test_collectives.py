@@ -1,7 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """What the compiler makes of the training step under each rule: what crosses devices and why, how often it is compiled, what it keeps."""
 import collections
-import dataclasses
 import functools
 import json
 import os
@@ -16,29 +15,42 @@ import optax
 import pytest
 
 from jaxlm import build
-from jaxlm.models import llama
+from jaxlm.models import llama, lstm, t5, transformer
 from jaxlm.parallel import compiler, place, rules
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
+from tests import families
 from tests.test_equivalence import layout_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # No size of a weight is one of positions or of rows x positions, whole or in parts: a shape says what it is.
 ROWS, LENGTH, VOCAB, EMBED, MLP = 16, 24, 128, 64, 160
 TOKENS = {LENGTH, LENGTH // 2, *(ROWS * LENGTH // parts for parts in (1, 2, 4, 8))}
-MODEL = llama.Config(vocab_size=VOCAB, layers=2, heads=4, kv_heads=2, embed=EMBED, mlp=MLP)
-# The same with experts: 4, of which each token uses 2, split in two or four.
-EXPERTS = dataclasses.replace(MODEL, experts=4, experts_per_token=2)
-CASES = {**{rule: (rule, "", MODEL) for rule in rules.RULES},
-         **{f"{rule} experts": (rule, "llama_moe", EXPERTS) for rule in ("dp", "fsdp", "fsdp_tp")}}
+SOURCE = 28
+TOKENS |= {SOURCE, SOURCE // 2, *(ROWS * SOURCE // parts for parts in (1, 2, 4, 8))}
+SIZES = {"vocab_size": VOCAB, "layers": 2, "embed": EMBED}
+ATTENDING = {**SIZES, "heads": 4, "mlp": MLP}
+MODELS = {
+    "llama": llama.Config(**ATTENDING, kv_heads=2),
+    # The same with experts: 4, of which each token uses 2, split in two or four.
+    "llama_moe": llama.Config(**ATTENDING, kv_heads=2, experts=4, experts_per_token=2),
+    "lstm": lstm.Config(**SIZES),
+    "t5": t5.Config(**ATTENDING, head_dim=16),
+    "transformer": transformer.Config(**ATTENDING, max_len=32),
+}
+# (An LSTM's gates lie before its features, and a CPU merges the two for its products: where features are split, its counts are
+# no other backend's.)
+RULES = {"llama_moe": ("dp", "fsdp", "fsdp_tp"), "lstm": ("dp", "fsdp", "fsdp_seq")}
+CASES = [(family, rule) for family in MODELS for rule in RULES.get(family, rules.RULES)]
+# Of the other families one case in every run, the rest in slow ones.
+QUICK = [case for case in CASES if case[0] == "llama"] + [("llama_moe", "fsdp_tp"), ("lstm", "fsdp"), ("t5", "dp"), ("transformer", "fsdp_seq")]
+EVERY = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES]
 COLLECTIVE = re.compile(r"\s*(?:ROOT )?%?\S+ = (.+?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 # Per device and step, (what moves, what for, where): arrays, however the compiler bundles them. Q, K, V, O, gate, up
 # and down are the 7 matrices of a layer; lookup table and head lie outside the loop.
 WEIGHTS = {("all-gather", "weight", "forward"): 7, ("all-gather", "weight", "backward"): 7, ("all-gather", "weight", "outside"): 2}
-EXCHANGE = {("all-gather", "activation", "forward"): 3, ("reduce-scatter", "activation", "forward"): 1,
-            ("all-gather", "activation", "backward"): 1, ("reduce-scatter", "activation", "backward"): 2}
-EXPECTED = {
+LLAMA = {
     # Every device computes its rows with all parameters: gradients are summed, and nothing else of size.
     "dp": {("all-reduce", "weight", "backward"): 7, ("all-reduce", "weight", "outside"): 2},
     # Each weight is gathered to be used, and again for its gradient. That is summed within fsdp and across data: for
@@ -58,15 +70,59 @@ EXPECTED = {
     "fsdp_tp": {**WEIGHTS, ("all-reduce", "weight", "backward"): 14, ("all-reduce", "weight", "outside"): 3,
                 ("all-reduce", "activation", "forward"): 2, ("all-reduce", "activation", "backward"): 5,
                 ("all-reduce", "activation", "outside"): 6},
-    # Experts: the tokens of devices that hold other experts are gathered, with their weights and choices (3), and what comes
-    # of them is added and handed back (1); the same for the gradient of the output (1), of tokens and of weights (2).
-    # The router is one matrix more in a layer. No logits, choices or rows of tokens move otherwise.
-    "dp experts": {**EXCHANGE, ("all-reduce", "weight", "backward"): 8, ("all-reduce", "weight", "outside"): 2},
-    # Matrices of experts are gathered like all others, and their gradients scattered (3), which nobody else has parts of.
-    "fsdp experts": {**WEIGHTS, **EXCHANGE, ("all-gather", "weight", "forward"): 8, ("all-gather", "weight", "backward"): 8,
-                     ("reduce-scatter", "weight", "backward"): 3, ("all-reduce", "weight", "backward"): 10,
-                     ("all-reduce", "weight", "outside"): 3},
-    "fsdp_tp experts": {**WEIGHTS, **EXCHANGE},
+}
+# The tokens of devices that hold other experts are gathered, with their weights and choices (3), and what comes of them is
+# added and handed back (1); the same for the gradient of the output (1), of tokens and of weights (2). The router is one matrix
+# more in a layer. No logits, choices or rows of tokens move otherwise.
+EXCHANGE = {("all-gather", "activation", "forward"): 3, ("reduce-scatter", "activation", "forward"): 1,
+            ("all-gather", "activation", "backward"): 1, ("reduce-scatter", "activation", "backward"): 2}
+# Matrices of experts are gathered like all others, and their gradients scattered (3), which nobody else has parts of.
+EXPERTS = {**WEIGHTS, **EXCHANGE, ("all-gather", "weight", "forward"): 8, ("all-gather", "weight", "backward"): 8,
+           ("reduce-scatter", "weight", "backward"): 3, ("all-reduce", "weight", "outside"): 3}
+# A layer of the encoder has 6 matrices, one of the decoder 10; the table is tied: gathered once, its gradient comes of three
+# uses, the lookups of source and target and the head. Each attention that looks at split positions gathers keys and values.
+SOURCED = {
+    "dp": {("all-reduce", "weight", "backward"): 16, ("all-reduce", "weight", "outside"): 3},
+    "fsdp": {("all-gather", "weight", "forward"): 16, ("all-gather", "weight", "backward"): 16, ("all-gather", "weight", "outside"): 1,
+             ("all-reduce", "weight", "backward"): 32, ("all-reduce", "weight", "outside"): 4},
+    # Segments of both sides, once for what reads itself and once for what reads the other.
+    "fsdp_seq": {("all-gather", "weight", "forward"): 16, ("all-gather", "weight", "backward"): 16, ("all-gather", "weight", "outside"): 1,
+                 ("all-reduce", "weight", "backward"): 32, ("all-reduce", "weight", "outside"): 6,
+                 ("all-gather", "activation", "forward"): 6, ("all-reduce", "activation", "backward"): 6,
+                 ("all-gather", "activation", "outside"): 3},
+    # Summed into the stream: 2 of a layer of the encoder, 3 of the decoder; handed back: q, k, v of each attention, and up.
+    "tp": {("all-reduce", "weight", "backward"): 16, ("all-reduce", "weight", "outside"): 3,
+           ("all-reduce", "activation", "forward"): 5, ("all-reduce", "activation", "backward"): 11,
+           ("all-reduce", "activation", "outside"): 7},
+    "fsdp_tp": {("all-gather", "weight", "forward"): 16, ("all-gather", "weight", "backward"): 16, ("all-gather", "weight", "outside"): 1,
+                ("all-reduce", "weight", "backward"): 32, ("all-reduce", "weight", "outside"): 4,
+                ("all-reduce", "activation", "forward"): 5, ("all-reduce", "activation", "backward"): 11,
+                ("all-reduce", "activation", "outside"): 7},
+}
+EXPECTED = {
+    **{("llama", rule): counts for rule, counts in LLAMA.items()},
+    ("llama_moe", "dp"): {**EXCHANGE, ("all-reduce", "weight", "backward"): 8, ("all-reduce", "weight", "outside"): 2},
+    ("llama_moe", "fsdp"): {**EXPERTS, ("all-reduce", "weight", "backward"): 10},
+    # The router's gradient, of 256 numbers, is handed from device to device once: split otherwise than it was summed.
+    ("llama_moe", "fsdp_tp"): {**EXPERTS, ("all-reduce", "weight", "backward"): 9, ("collective-permute", "weight", "backward"): 1,
+                               ("all-reduce", "activation", "forward"): 2, ("all-reduce", "activation", "backward"): 5,
+                               ("all-reduce", "activation", "outside"): 6},
+    # A layer has 2 matrices. That of the state is gathered once and not in each step, and kept for the steps back, and its
+    # gradient is one product over all steps.
+    ("lstm", "dp"): {("all-reduce", "weight", "backward"): 2, ("all-reduce", "weight", "outside"): 2},
+    ("lstm", "fsdp"): {("all-gather", "weight", "forward"): 2, ("all-gather", "weight", "backward"): 1, ("all-gather", "weight", "outside"): 1,
+                       ("all-reduce", "weight", "backward"): 4, ("all-reduce", "weight", "outside"): 3},
+    # A state needs the one before it: what goes into the steps is gathered over positions, its gradient comes back in parts.
+    ("lstm", "fsdp_seq"): {("all-gather", "weight", "forward"): 2, ("all-gather", "weight", "backward"): 1, ("all-gather", "weight", "outside"): 1,
+                           ("all-reduce", "weight", "backward"): 5, ("all-reduce", "weight", "outside"): 4,
+                           ("collective-permute", "weight", "backward"): 1, ("all-gather", "activation", "forward"): 1,
+                           ("all-gather", "activation", "backward"): 1, ("all-gather", "activation", "outside"): 1},
+    **{("transformer", rule): counts for rule, counts in SOURCED.items()},
+    # Keys, queries and values have biases, one number a feature of a head, whose gradients are summed over rows and positions (9, twice).
+    ("transformer", "fsdp_seq"): {**SOURCED["fsdp_seq"], ("all-reduce", "weight", "backward"): 50},
+    # The tables of distances of both sides, once a step and in no layer.
+    **{("t5", rule): {**counts, ("all-reduce", "weight", "outside"): counts["all-reduce", "weight", "outside"] + (4 if rule == "fsdp_seq" else 2)}
+       for rule, counts in SOURCED.items()},
 }
 
 
@@ -88,10 +144,10 @@ def collectives(text: str) -> dict[str, int]:
     return dict(found)
 
 
-def measure(case: str) -> dict:
-    """Compile the training step of a case, run it twice, and tell what was seen."""
-    rule, meshes, config = CASES[case]
-    model, layout = llama.build(config), layout_of(rule, meshes)
+def measure(family: str, rule: str) -> dict:
+    """Compile the training step of a family under a rule, run it twice, and tell what was seen."""
+    config, layout = MODELS[family], layout_of(rule, family)
+    model = sys.modules[type(config).__module__].build(config)
     objective = build.find("objective", "causal_lm")
     tx, trainable = optax.adamw(1e-3), jax.tree.map(lambda _: True, model.abstract)
     compiled = []
@@ -102,6 +158,9 @@ def measure(case: str) -> dict:
         ids = np.ones_like(rows)
         host = {"tokens": rows, "targets": rows, "segments": ids, "positions": np.cumsum(ids, 1, np.int32) - 1,
                 "weights": ids.astype(np.float32)}
+        if families.reads_source(family):
+            read = np.resize(rows, (ROWS, SOURCE))
+            host |= {"source_tokens": read, "source_segments": np.ones_like(read), "source_positions": np.cumsum(np.ones_like(read), 1, np.int32) - 1}
         batch = place.put(host, layout, ROWS)
         step = steps.make_step(model, objective.build(objective.Config()), tx, optax.constant_schedule(1e-3), trainable)
         compiler.options()  # the trial product that it compiles, once in a process, is none of the step's
@@ -124,21 +183,22 @@ def measure(case: str) -> dict:
     }
 
 
-def main() -> None:
+def main(quick: bool) -> None:
     """A line of JSON for each case; what the compiler complains of goes to standard error under the case's name."""
+    cases = [case for case in CASES if (case in QUICK) == quick]
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_enable_compilation_cache", False)  # a program from the cache brings no warnings
-    for case in CASES:
-        print(f"case: {case}", file=sys.stderr, flush=True)
-        print(json.dumps({"case": case, **measure(case)}), flush=True)
+    for family, rule in cases:
+        print(f"case: {family} {rule}", file=sys.stderr, flush=True)
+        print(json.dumps({"case": f"{family} {rule}", **measure(family, rule)}), flush=True)
 
 
 @functools.cache
-def report() -> dict[str, dict]:
+def reports(quick: bool) -> dict[str, dict]:
     """`main` in a process of its own: the compiler speaks on standard error, which conftest quiets here."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "0"}
-    run = subprocess.run([sys.executable, "-c", "from tests.parallel import test_collectives as t; t.main()"], cwd=ROOT,
-                         env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", f"from tests.parallel import test_collectives as t; t.main({quick})"], cwd=ROOT,
+                         env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr[-2000:]
     out = {line["case"]: line for line in map(json.loads, run.stdout.splitlines())}
     for part in run.stderr.split("case: ")[1:]:
@@ -146,36 +206,41 @@ def report() -> dict[str, dict]:
     return out
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_what_crosses_devices(case):
+def report(family: str, rule: str) -> dict:
+    return reports((family, rule) in QUICK)[f"{family} {rule}"]
+
+
+@pytest.mark.parametrize("family,rule", EVERY)
+def test_what_crosses_devices(family, rule):
     """Fails if attention gathers its input instead of keys and values (constrain `source` to whole positions), or
     cross_entropy merges split rows and positions (flat=True), or "act_mlp" is not split in _TENSOR_ACTS, or gathered
-    matrices of experts are kept (`kept` in layers/moe.py without "all_gather" or "pvary")."""
-    found = {tuple(key.split()): count for key, count in report()[case]["collectives"].items()}
-    assert found == EXPECTED[case]
+    matrices of experts are kept (`kept` in layers/moe.py without "all_gather" or "pvary"), or the table of distances has one copy
+    for all devices (`parts = 1` in place.copies)."""
+    found = {tuple(key.split()): count for key, count in report(family, rule)["collectives"].items()}
+    assert found == EXPECTED[family, rule]
 
 
 def test_split_positions_are_computed_where_they_are():
     """Keys and values are computed of a device's own positions, and gathered then. Fails if every device computes those of all
     positions: constrain in the place of place.move, in attention's _everywhere."""
     own = ROWS * LENGTH // 8
-    assert own in report()["fsdp_seq"]["products"] and 2 * own not in report()["fsdp_seq"]["products"]
+    assert own in report("llama", "fsdp_seq")["products"] and 2 * own not in report("llama", "fsdp_seq")["products"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_nothing_is_replicated_to_be_moved(case):
+@pytest.mark.parametrize("family,rule", EVERY)
+def test_nothing_is_replicated_to_be_moved(family, rule):
     """Fails if Embed drops its constraint on the rows of the table."""
-    assert "Involuntary full rematerialization" not in report()[case]["stderr"]
+    assert "Involuntary full rematerialization" not in report(family, rule)["stderr"]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_one_compilation(case):
+@pytest.mark.parametrize("family,rule", EVERY)
+def test_one_compilation(family, rule):
     """Fails if the state comes out as another type or layout than it went in: `state.step + 1.0` in make_step."""
-    assert report()[case]["compilations"] == 1 and report()[case]["steps"] == 2
+    assert report(family, rule)["compilations"] == 1 and report(family, rule)["steps"] == 2
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_state_is_updated_in_place(case):
+@pytest.mark.parametrize("family,rule", EVERY)
+def test_the_state_is_updated_in_place(family, rule):
     """Fails if compile_step does not donate the state: drop donate_argnums."""
-    seen = report()[case]
+    seen = report(family, rule)
     assert seen["given"] and seen["kept"] >= seen["state"], seen
