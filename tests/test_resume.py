@@ -133,7 +133,7 @@ def test_interrupted_is_uninterrupted(whole, number, code):
 
 
 # gpt is what all other tests of this file train; of the rest, those that share most with others are slow.
-FAMILIES = [pytest.param(name, marks=[pytest.mark.slow] if name in ("albert", "llama", "t5") else []) for name in families.FAMILIES if name != "gpt"]
+FAMILIES = [pytest.param(name, marks=[pytest.mark.slow] if name in ("albert", "llama", "llama_moe", "t5") else []) for name in families.FAMILIES if name != "gpt"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
