@@ -84,16 +84,6 @@ class Experiment:
             sums = evaluate.evaluate(self.measure, params, self.put(source, rows), count, stop=stop)
         return None if sums is None else evaluate.summary(sums, text.eval_bytes / text.eval_tokens, self.objective.terms)
 
-    def check_held_out(self, text: corpus.Corpus) -> None:
-        """UserError where the held-out text gives no rows: found before the first step, and not at the first evaluation."""
-        if text.eval is None:
-            return
-        try:
-            # The same row on every process: they fail together.
-            pipeline.make(sampler.InOrder(text.eval, 1, self.config.seed), self.objective.prepare, 0)
-        except UserError as error:
-            raise UserError(f"the held-out text (documents: {text.eval_store.documents}): {error}; or set data.holdout to another part, or 0") from error
-
     def learned(self, state: TrainState) -> Any:
         """The parameters to use: the running average where the optimizer keeps one."""
         found = average.averaged(state.opt_state)

@@ -42,7 +42,7 @@ def run_in(workdir: pathlib.Path, config: ConfigDict, stop: Stop) -> None:
     processes.agree("the config", build.to_json(config))
     tokenizer, corpus = experiments.text(config, workdir)
     run = experiments.experiment(config, tokenizer.vocabulary)
-    run.check_held_out(corpus)
+    corpus.check_held_out(run.objective.prepare)
     peak, origin = flops.peak(jax.local_devices()[0])
     say(f"{count(tree.size(run.target.params))} parameters, {len(corpus.train):,} rows of {config.data.seq_len} tokens, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), peak {count(peak)} FLOP/s each ({origin})")

@@ -9,7 +9,7 @@ from typing import Any
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.core.files import write_atomically
 from jaxlm.core.log import say
-from jaxlm.data import digest, store
+from jaxlm.data import digest, pipeline, sampler, store
 from jaxlm.data.pack import Packed, Plan, Rows, Windows
 from jaxlm.data.pairs import Pairs
 from jaxlm.data.sentences import SPLITTERS
@@ -92,6 +92,15 @@ class Corpus:
     def eval_tokens(self) -> int:
         """Tokens predicted over `eval`, each document's separator among them."""
         return self.eval_store.predicted if self.eval_store else 0
+
+    def check_held_out(self, prepare: pipeline.Prepare) -> None:
+        """UserError where an objective's `prepare` makes nothing of the held-out text: before the first step, not at the first evaluation."""
+        if self.eval is None:
+            return
+        try:
+            pipeline.make(sampler.InOrder(self.eval, 1), prepare, 0)
+        except UserError as error:
+            raise UserError(f"the held-out text (documents: {self.eval_store.documents}): {error}; or change data.holdout") from error
 
 
 def cache_folder(config: Config, workdir: str | os.PathLike) -> pathlib.Path:

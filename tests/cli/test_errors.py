@@ -32,7 +32,7 @@ def fails(config, tmp_path, *words):
 
 def test_held_out_text_that_gives_no_rows(tmp_path):
     """One held-out document has no other to take a sentence from. Fails if that is found at the first evaluation, steps later: drop
-    run.check_held_out from cli/train.py."""
+    corpus.check_held_out from cli/train.py."""
     text = tiny.write_text(tmp_path / "text")
     config = tiny.shrink(load(tiny.ROOT / "configs" / "bert_tiny.py"), text, tmp_path / "cache")
     config.data.eval_documents = 1
