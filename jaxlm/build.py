@@ -169,6 +169,9 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
         out += objective.misfit(data.size_source, data.seq_len)
     if data.packing not in packings:
         out.append(f"data.packing is '{data.packing}': objective '{config.objective.name}' as it is set needs {' or '.join(packings)}")
+    if data.packing == "stream" and not getattr(model, "recurrent", False):
+        out.append(f"data.packing is 'stream', which carries a model's state from step to step, and model '{config.model.name}' has none: "
+                   "take a recurrent one, such as model=lstm, or set it to 'windows' and data.shuffle to true")
     if getattr(model, "max_len", 0) and data.seq_len > model.max_len:
         out.append(f"data.seq_len {data.seq_len} is longer than model.max_len {model.max_len}")
     if gives and getattr(model, "max_len", 0) and data.size_source > model.max_len:

@@ -2,6 +2,7 @@
 """Every model family with what it is trained for, small: the contract tests take their models, objectives and batches here."""
 import dataclasses
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -129,6 +130,15 @@ def stretches(seed: int, rows: int = ROWS, length: int = LENGTH) -> dict[str, np
         out[tokens] = np.where(kept, draw.integers(SPECIAL, VOCAB, shape), 0).astype(np.int32)
         out[sentences] = np.where(kept, number, 0).astype(np.int32)
     return out
+
+
+def carry_of(family: str, model) -> dict[str, np.ndarray] | None:
+    """What a recurrent model has read before: every other row's document goes on in `packed`. None of another model."""
+    if not getattr(build.find("model", FAMILIES[family].file or family).Config, "recurrent", False):
+        return None
+    draw = np.random.default_rng(3)
+    state = {name: 0.5 * draw.standard_normal(x.shape).astype(np.float32) for name, x in jax.eval_shape(lambda: model.cache(ROWS, 0)).items()}
+    return {**state, "segments": np.arange(ROWS, dtype=np.int32) % 2}
 
 
 def params_of(model):

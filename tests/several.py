@@ -76,10 +76,10 @@ def arguments(folder, name: str, steps: int) -> list[str]:
 
 
 def start(folder, name: str, count: int, steps: int = STEPS, code: str = "", command: str = "train", extra: tuple = (),
-          devices: int = 8) -> list[subprocess.Popen]:
-    """`count` processes of one run, of so many devices together."""
+          devices: int = 8, words: tuple = ()) -> list[subprocess.Popen]:
+    """`count` processes of one run, of so many devices together; words: another command line than that of the small GPT."""
     program = f"{RECORD}{code}\nimport runpy; runpy.run_module('jaxlm.cli.{command}', run_name='__main__')"
-    words = arguments(folder, name, steps) if command == "train" else [f"--workdir={folder / name}"]
+    words = words or (arguments(folder, name, steps) if command == "train" else [f"--workdir={folder / name}"])
     port, out = free_port(), []
     for index in range(count):
         several = [f"--coordinator=127.0.0.1:{port}", f"--process_count={count}", f"--process_id={index}", "--join_seconds=300"]

@@ -11,6 +11,7 @@ import pytest
 
 from jaxlm.core import tree
 from jaxlm.parallel import mesh, place, rules
+from jaxlm.training import state as states
 from jaxlm.training import step as steps
 from tests import families
 from tests.families import ROWS, batch_of, model_of, params_of
@@ -50,7 +51,7 @@ def unpacked(batch):
 
 
 def run(family, layout, micro_batches=1, chunks=1, documents="", **changes):
-    """(loss, gradients) on the host, both divided by the weight; changes are fields of the model.
+    """(loss, gradients, the next carry of a recurrent model) on the host, both divided by the weight; changes are fields of the model.
 
     documents: "" for what the family is trained for; "packed" or "unpacked" for a prediction at each token of documents,
     which means as much of an encoder.
@@ -60,17 +61,18 @@ def run(family, layout, micro_batches=1, chunks=1, documents="", **changes):
     given = unpacked(given) if documents == "unpacked" else given
     loss = steps.Loss(model, families.objective_of(kind, chunks=chunks))
     with contextlib.nullcontext() if layout is None else place.use(layout):
-        params, batch, fetch = params_of(model), given, {}
+        params, batch, carry, fetch = params_of(model), given, None if documents else families.carry_of(family, model), {}
         if layout is not None:
             params = jax.tree.map(jax.device_put, params, place.shardings(model.axes(), layout, model.abstract))
             rows = len(batch["tokens"])
             batch = place.put({k: x[place.local_rows(layout, rows)] for k, x in batch.items()}, layout, rows)
             # A process sees its own devices only: of several, each is given the whole.
             fetch = {"out_shardings": layout.replicated} if jax.process_count() > 1 else {}
+            carry = carry and jax.tree.map(functools.partial(jax.device_put, device=states.carried(layout)), carry)
         compute = functools.partial(steps.gradients, loss, micro_batches=micro_batches)
-        grads, means = jax.device_get(jax.jit(compute, **fetch)(params, batch, jax.random.key(0)))
+        (grads, means), carry = jax.device_get(jax.jit(compute, **fetch)(params, batch, carry, jax.random.key(0)))
     weight = means["loss"].weight
-    return means["loss"].total / weight, jax.tree.map(lambda g: g / weight, grads)
+    return means["loss"].total / weight, jax.tree.map(lambda g: g / weight, grads), carry
 
 
 @functools.cache
@@ -88,6 +90,7 @@ def close(found, expected):
     for path, g in tree.flatten(expected[1]).items():
         # Relative to the largest gradient of that parameter; sums over devices come in another order.
         np.testing.assert_allclose(tree.flatten(found[1])[path], g, rtol=0, atol=2e-5 * np.abs(g).max() + 1e-9, err_msg=path)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=2e-6), found[2], expected[2])
 
 
 @pytest.mark.parametrize("family,rule,micro_batches", [

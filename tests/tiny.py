@@ -14,7 +14,8 @@ from jaxlm import build
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Fields that make a component small without changing what it computes; only those that it has are set.
 # Sizes divide over the meshes of the pages on 8 devices.
-SMALL = {"layers": 2, "embed": 32, "heads": 8, "kv_heads": 4, "head_dim": 8, "mlp": 48, "max_len": 64, "vocab_size": 264, "embedding_size": 16}
+SMALL = {"layers": 2, "embed": 32, "heads": 8, "kv_heads": 4, "head_dim": 8, "mlp": 48, "max_len": 64, "vocab_size": 264, "embedding_size": 16,
+         "hidden": 48}
 
 
 def write_text(folder: pathlib.Path, documents: int = 40, seed: int = 0) -> pathlib.Path:
@@ -51,7 +52,7 @@ def shrink(config, text: pathlib.Path, cache: pathlib.Path):
     config.data.seq_len = config.data.source_len = 32
     config.data.holdout = 0.2
     for field, value in SMALL.items():
-        if field in config.model and not (field in ("kv_heads", "head_dim", "mlp", "embedding_size") and config.model[field] == 0):
+        if field in config.model and not (field in ("kv_heads", "head_dim", "mlp", "embedding_size", "hidden") and config.model[field] == 0):
             config.model[field] = value
     config.train.steps = 2
     config.train.batch_size = 16

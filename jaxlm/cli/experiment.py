@@ -19,7 +19,7 @@ from jaxlm.core import files, tree
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import say
 from jaxlm.core.types import Batch, Objective, TrainState, Vocabulary
-from jaxlm.data import corpus, pipeline, sampler, store
+from jaxlm.data import corpus, pipeline, sampler
 from jaxlm.data.tokenizers import tokenizer as tokenizers
 from jaxlm.optim import average, optimizers, schedules
 from jaxlm.parallel import compiler, mesh, place, processes
@@ -80,8 +80,9 @@ class Experiment:
         rows = ev.batch_size or self.config.train.batch_size
         drawn = sampler.InOrder(text.eval, rows, self.config.seed)
         count = min(ev.batches or len(drawn), len(drawn))
+        carry = states.empty(self.model, rows, self.layout) if self.target.carry is not None else None
         with self.batches(drawn, 0, count) as source:
-            sums = evaluate.evaluate(self.measure, params, self.put(source, rows), count, stop=stop)
+            sums = evaluate.evaluate(self.measure, params, self.put(source, rows), count, carry, stop=stop)
         return None if sums is None else evaluate.summary(sums, text.eval_bytes / text.eval_tokens, self.objective.terms)
 
     def learned(self, state: TrainState) -> Any:
@@ -111,7 +112,7 @@ def experiment(config: ConfigDict, vocabulary: Vocabulary, devices: list | None 
     schedule = schedules.build(build.section(config, "schedule"), optimizer.lr, config.train.steps)
     tx = optimizers.build(optimizer, schedule, model.abstract, model.axes())
     with place.use(layout):
-        target = states.abstract(model, tx, trainable, layout)
+        target = states.abstract(model, tx, trainable, layout, config.train.batch_size if config.data.packing == "stream" else 0)
     return Experiment(config, layout, model, build.build(config, "objective", vocabulary), schedule, tx, trainable, target)
 
 
@@ -127,12 +128,6 @@ def text(config: ConfigDict, workdir: str, tokenizer: Any = None) -> tuple[Any, 
     out = processes.in_turn(made)  # others find in a shared folder what the first has made
     processes.agree("the text or its tokenizer", json.dumps([out[0].fingerprint, out[1].fingerprint], sort_keys=True))
     return out
-
-
-def documents(config: ConfigDict, held_out: bool) -> Iterator[bytes]:
-    """The texts of one side of the config's source."""
-    found = build.find("source", config.source.name).documents(build.section(config, "source"))
-    return (document.encode() for document in found if document and store.held_out(document, config.data.holdout) == held_out)
 
 
 def meta(run: Experiment, tokenizer: Any, fingerprint: Any) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 """What a training run shows when it ends: held-out figures beside a baseline, the loss curve, a continuation."""
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
-from jaxlm.cli.experiment import Experiment, documents
+from ml_collections import ConfigDict
+
+from jaxlm import build
+from jaxlm.cli.experiment import Experiment
 from jaxlm.core.log import say
-from jaxlm.data import trigram
+from jaxlm.data import store, trigram
 from jaxlm.generate import text as texts
 from jaxlm.parallel import processes
 from jaxlm.training import picture
@@ -34,3 +38,9 @@ def show(run: Experiment, params: Any, tokenizer: Any, latest: dict[str, float],
         print(f"loss curve: {picture.loss_curve(workdir, workdir.name, baseline)}")
     if sample is not None:
         print(f"a continuation of {train.sample!r}:\n{train.sample}{sample.text}")
+
+
+def documents(config: ConfigDict, held_out: bool) -> Iterator[bytes]:
+    """The texts of one side of the config's source."""
+    found = build.find("source", config.source.name).documents(build.section(config, "source"))
+    return (document.encode() for document in found if document and store.held_out(document, config.data.holdout) == held_out)

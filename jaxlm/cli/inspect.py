@@ -32,7 +32,8 @@ def main(config: ConfigDict) -> None:
     optimizer = build.section(config, "optimizer")
     trainable = optimizers.trainable(optimizer, model.abstract)
     schedule = schedules.build(build.section(config, "schedule"), optimizer.lr, config.train.steps)
-    target = state.abstract(model, optimizers.build(optimizer, schedule, model.abstract, model.axes()), trainable, layout)
+    tx = optimizers.build(optimizer, schedule, model.abstract, model.axes())
+    target = state.abstract(model, tx, trainable, layout, config.train.batch_size if config.data.packing == "stream" else 0)
 
     parameters = tree.flatten(target.params)
     axes = tree.flatten_axes(model.axes())
@@ -58,7 +59,8 @@ def main(config: ConfigDict) -> None:
     print(f"mesh             {' x '.join(f'{k}={v}' for k, v in sizes.items())} = {devices} devices, rules {config.rules}")
     print(f"bytes/device     parameters {size(state.bytes_per_device(target.params))}, "
           f"optimizer state {size(state.bytes_per_device(target.opt_state))}, "
-          f"float32 gradients {size(state.bytes_per_device(gradients))} (activations not counted)")
+          + (f"carried state {size(state.bytes_per_device(target.carry))}, " if target.carry is not None else "")
+          + f"float32 gradients {size(state.bytes_per_device(gradients))} (activations not counted)")
     print(f"FLOPs/token      forward {count(per_token)}, training {count(3 * per_token)} "
           f"at {config.data.seq_len} tokens (matrix products, attention counted whole)")
     tokens = config.train.batch_size * config.data.seq_len

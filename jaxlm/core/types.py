@@ -144,3 +144,6 @@ class TrainState:
     opt_state: Any
     rng: Array  # uint32 [2], key data of the dropout stream
     skipped: Array  # int32 [2]: non-finite steps skipped in all, and in a row
+    # What a recurrent model has read of each row's text, its cache of no slots: rows come first in every array. None where
+    # steps do not go on from each other.
+    carry: Any = None

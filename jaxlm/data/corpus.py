@@ -13,11 +13,12 @@ from jaxlm.data import digest, pipeline, sampler, store
 from jaxlm.data.pack import Packed, Plan, Rows, Windows
 from jaxlm.data.pairs import Pairs
 from jaxlm.data.sentences import SPLITTERS
+from jaxlm.data.stream import Stream
 from jaxlm.data.stretches import Stretches
 from jaxlm.data.texts import Texts
 from jaxlm.data.tokenizers.tokenizer import Tokenizer, from_json
 
-PLANS = {"windows": Windows, "pack": Packed, "sentences": Stretches, "pairs": Pairs}
+PLANS = {"windows": Windows, "pack": Packed, "stream": Stream, "sentences": Stretches, "pairs": Pairs}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Config:
     """seq_len: tokens in a row, of pairs those of their targets. holdout: fraction of documents kept for evaluation, chosen by content; 0.0 keeps none.
 
     packing: "windows" cuts the stream of documents into rows without padding; "pack" puts whole documents into rows;
+    "stream" cuts windows too, and each row goes on where it ended in the step before, for recurrent models, which carry their
+    state over: that order is shuffle=False;
     "sentences" gives each row whole sentences of one document, for encoders and pairs of sentences; "pairs" puts whole
     pairs of a source and its target into rows, for encoder-decoders. Where an objective makes sources and targets of texts,
     "windows" and "pack" fill rows of both (data/texts.py).
@@ -63,6 +66,8 @@ class Config:
             value = getattr(self, name)
             if value not in known:
                 found.append(f"data.{name}={value!r} is unknown{nearest(value, known)}: use {' or '.join(known)}")
+        if self.packing == "stream" and self.shuffle:
+            found.append("data.shuffle is true and data.packing 'stream' reads the text in its order: set data.shuffle to false")
         if self.prefetch < 0:
             found.append(f"data.prefetch={self.prefetch} must not be negative; 0 makes batches when they are asked for")
         if self.eval_documents < 0:
@@ -176,7 +181,7 @@ def build(config: Config, source: ModuleType, source_config: Any, made: Tokenize
         plan, fields = Texts, {"source_len": config.size_source, "cut": config.packing == "windows"}
     given = {"sizes": sizes} if sizes else {}
     # The last row of a training stream that is not full would weigh a few tokens like a whole row.
-    train = plan(train_store, config.seq_len, **fields, **given, **({"drop_last": True} if plan is Windows else {}))
+    train = plan(train_store, config.seq_len, **fields, **given, **({"drop_last": True} if issubclass(plan, Windows) else {}))
     fingerprint = {
         "source": identity, "tokenizer": made.fingerprint, "seq_len": config.seq_len, "holdout": config.holdout,
         "packing": config.packing, "shuffle": config.shuffle, "eval_documents": config.eval_documents,

@@ -38,8 +38,8 @@ class Plan(Protocol):
     def documents(self, i: int) -> np.ndarray: ...
 
 
-class _Standard:
-    """What the plans of this file share."""
+class Standard:
+    """What the plans of tokens and the next ones share."""
 
     @staticmethod
     def blank(length: int) -> Rows:
@@ -50,7 +50,7 @@ class _Standard:
         return {name: values[0] for name, values in self.rows(np.array([i])).items()}
 
 
-class Windows(_Standard):
+class Windows(Standard):
     """Row i is tokens [i L, i L + L] of the stream: nothing is padded but the end of the last row.
 
     A document begun in an earlier row continues here at position 0: it is a piece of its own, as attention does not
@@ -71,31 +71,8 @@ class Windows(_Standard):
 
     def rows(self, indices: np.ndarray, others: Others = None) -> Rows:
         indices = indices_of(indices, len(self))
-        n, L = len(indices), self.length
-        starts = indices * L
-        sizes = np.where(indices < 0, 0, np.minimum(L, self._inputs - starts))
-        tokens = np.full((n, L + 1), self.store.eot, np.int32)
-        for r in range(n):
-            if sizes[r]:
-                tokens[r, :sizes[r] + 1] = self.store.tokens[starts[r]:starts[r] + sizes[r] + 1]
-        # A document start inside a row (not at its first token) begins the next segment.
-        offsets = self.store.offsets[:-1]
-        low = np.searchsorted(offsets, starts, "right")
-        counts = np.where(indices < 0, 0, np.searchsorted(offsets, starts + sizes, "left") - low).clip(0)
-        rows = np.repeat(np.arange(n), counts)
-        which = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
-        columns = offsets[which] - starts[rows]
-        begins = np.zeros((n, L), np.int32)
-        begins[rows, columns] = 1
-        segments = 1 + np.cumsum(begins, axis=1, dtype=np.int32)
-        begins[rows, columns] = columns
-        positions = np.arange(L, dtype=np.int32)[None] - np.maximum.accumulate(begins, axis=1)
-        padding = np.arange(L)[None] >= sizes[:, None]
-        following = tokens[:, 1:].copy()
-        segments[padding], positions[padding], following[padding] = 0, 0, self.store.eot
-        inputs = tokens[:, :-1].copy()
-        inputs[padding] = self.store.eot
-        return {"tokens": inputs, "next": following, "segments": segments, "positions": positions}
+        starts = indices * self.length
+        return read(self.store, self.length, starts, np.where(indices < 0, 0, np.minimum(self.length, self._inputs - starts)))
 
     def documents(self, i: int) -> np.ndarray:
         """Indices of the documents with a token in row i."""
@@ -103,10 +80,37 @@ class Windows(_Standard):
         if i < 0:
             return np.zeros(0, np.int64)
         start, stop = i * self.length, min((i + 1) * self.length, self._inputs)
-        return np.arange(_document(self.store, start), _document(self.store, stop - 1) + 1)
+        return np.arange(document_at(self.store, start), document_at(self.store, stop - 1) + 1)
 
 
-class Pieces(_Standard):
+def read(store: Store, length: int, starts: np.ndarray, sizes: np.ndarray) -> Rows:
+    """Rows of the stream's tokens [start, start + size), int64 [n] each, with padding up to `length`."""
+    n, L = len(starts), length
+    tokens = np.full((n, L + 1), store.eot, np.int32)
+    for r in range(n):
+        if sizes[r]:
+            tokens[r, :sizes[r] + 1] = store.tokens[starts[r]:starts[r] + sizes[r] + 1]
+    # A document start inside a row (not at its first token) begins the next segment.
+    offsets = store.offsets[:-1]
+    low = np.searchsorted(offsets, starts, "right")
+    counts = np.where(sizes > 0, np.searchsorted(offsets, starts + sizes, "left") - low, 0).clip(0)
+    rows = np.repeat(np.arange(n), counts)
+    which = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
+    columns = offsets[which] - starts[rows]
+    begins = np.zeros((n, L), np.int32)
+    begins[rows, columns] = 1
+    segments = 1 + np.cumsum(begins, axis=1, dtype=np.int32)
+    begins[rows, columns] = columns
+    positions = np.arange(L, dtype=np.int32)[None] - np.maximum.accumulate(begins, axis=1)
+    padding = np.arange(L)[None] >= sizes[:, None]
+    following = tokens[:, 1:].copy()
+    segments[padding], positions[padding], following[padding] = 0, 0, store.eot
+    inputs = tokens[:, :-1].copy()
+    inputs[padding] = store.eot
+    return {"tokens": inputs, "next": following, "segments": segments, "positions": positions}
+
+
+class Pieces(Standard):
     """Rows made of pieces of the stream, each within one document: the common part of `Packed` and `Padded`.
 
     starts, sizes int64 [pieces]: where a piece lies, ordered by row; row r has pieces [first[r], first[r + 1]).
@@ -144,7 +148,7 @@ class Pieces(_Standard):
         """Indices of the documents with a token in row i."""
         i = int(indices_of(np.array([i]), len(self))[0])
         starts = self._starts[self._first[i]:self._first[i + 1]] if i >= 0 else np.zeros(0, np.int64)
-        return np.unique(_document(self.store, starts))
+        return np.unique(document_at(self.store, starts))
 
 
 class Packed(Pieces):
@@ -211,7 +215,8 @@ def _best_fit(sizes: np.ndarray, length: int) -> np.ndarray:
     return row
 
 
-def _document(store: Store, position: np.ndarray | int) -> np.ndarray:
+def document_at(store: Store, position: np.ndarray | int) -> np.ndarray:
+    """Index of the document that the token at a position of the stream belongs to."""
     return np.searchsorted(store.offsets, position, "right") - 1
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxlm.core.errors import UserError
 from jaxlm.data.pack import Plan, Rows
+from jaxlm.data.stream import Stream
 
 # What a random stream is for; it goes into the key, so that no two uses share numbers.
 _ORDER, _ROW, _FIXED, _OTHER, _FIXED_OTHER = 1, 2, 3, 4, 5
@@ -16,7 +17,8 @@ _ORDER, _ROW, _FIXED, _OTHER, _FIXED_OTHER = 1, 2, 3, 4, 5
 class Sampler:
     """Rows of a plan without end: each epoch is a new permutation of all rows, and epochs follow without a gap.
 
-    plan: rows to draw from; batch_size: global rows per step; shuffle=False keeps the order of the plan.
+    plan: rows to draw from; batch_size: global rows per step; shuffle=False keeps the order of the plan. A Stream has an order
+    of its own, which cannot be shuffled.
     """
 
     def __init__(self, plan: Plan, batch_size: int, seed: int, shuffle: bool = True):
@@ -24,6 +26,8 @@ class Sampler:
             raise UserError(f"batch_size={batch_size} must be at least 1")
         if seed < 0:
             raise UserError(f"seed={seed} must not be negative")
+        if shuffle and isinstance(plan, Stream):
+            raise UserError("a stream is read in its order: set data.shuffle to false")
         self.plan, self.batch_size, self.seed, self.shuffle = plan, batch_size, seed, shuffle
 
     def epoch(self, step: int) -> float:
@@ -34,6 +38,8 @@ class Sampler:
         """Row of the plan for each of `rows` of the global batch of `step`, int64."""
         if step < 0:
             raise ValueError(f"step={step} must not be negative")
+        if isinstance(self.plan, Stream):
+            return self.plan.indices(step, np.arange(self.batch_size)[rows], self.batch_size)
         epochs, indices = np.divmod(step * self.batch_size + np.arange(self.batch_size)[rows], len(self.plan))
         if self.shuffle:
             for epoch in np.unique(epochs):
@@ -59,13 +65,14 @@ class InOrder:
     """Every row of a plan once, in order, in batches of one shape: the last is filled up with rows of padding.
 
     The random numbers of a row depend on its place in the plan only, so an evaluation masks the same tokens every time,
-    whatever the batch size.
+    whatever the batch size. Of a Stream, the rows of a batch go on where those of the batch before it ended.
     """
 
     def __init__(self, plan: Plan, batch_size: int, seed: int = 0):
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
-        self.plan, self.batch_size, self.seed = plan, batch_size, seed
+        self.plan = plan.once(batch_size) if isinstance(plan, Stream) else plan
+        self.batch_size, self.seed = batch_size, seed
 
     def __len__(self) -> int:
         """Batches."""

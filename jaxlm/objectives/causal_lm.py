@@ -20,7 +20,7 @@ class Config:
     chunks: int = 1  # parts of the sequence whose logits exist at a time; more saves memory
 
     causal: ClassVar[bool] = True  # of models that see only what came before
-    packings: ClassVar[tuple[str, ...]] = ("windows", "pack")  # values of data.packing that it takes
+    packings: ClassVar[tuple[str, ...]] = ("windows", "pack", "stream")  # values of data.packing that it takes
 
     def problems(self) -> list[str]:
         out = []

@@ -11,6 +11,7 @@ import numpy as np
 from jaxlm.core.log import Progress
 from jaxlm.core.types import Array, Batch, Mean, Params
 from jaxlm.parallel import place
+from jaxlm.training import state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +27,21 @@ class Config:
                 for f in dataclasses.fields(self) if getattr(self, f.name) < 0]
 
 
-def make_evaluate(loss: Callable[[Params, Batch, Array | None], tuple[Array, dict[str, Mean]]],
-                  layout: place.Layout, options: dict[str, Any] | None = None) -> Callable[[Params, Batch], dict[str, Mean]]:
-    """The jitted (params, batch) -> Means, without dropout; options: the compiler's."""
-    return jax.jit(lambda params, batch: loss(params, batch, None)[1], out_shardings=layout.replicated, compiler_options=options)
+Measure = Callable[[Params, Batch, Any], tuple[dict[str, Mean], Any]]
 
 
-def evaluate(run: Callable[[Params, Batch], dict[str, Mean]], params: Params, source: Iterable[Batch], count: int,
+def make_evaluate(loss: Callable[[Params, Batch, Array | None, Any], tuple[Array, tuple[dict[str, Mean], Any]]],
+                  layout: place.Layout, options: dict[str, Any] | None = None) -> Measure:
+    """The jitted (params, batch, carry) -> (Means, the next carry), without dropout; options: the compiler's."""
+    return jax.jit(lambda params, batch, carry: loss(params, batch, None, carry)[1], donate_argnums=2,
+                   out_shardings=(layout.replicated, state.carried(layout)), compiler_options=options)
+
+
+def evaluate(run: Measure, params: Params, source: Iterable[Batch], count: int, carry: Any = None,
              what: str = "evaluate", stop: Callable[[], int] = lambda: 0) -> dict[str, Mean] | None:
     """Sums of every mean over `count` batches, on the host in float64 (a float32 sum of millions of tokens drifts).
 
+    carry: what a recurrent model begins with, where each batch goes on from the one before; None where none does.
     stop() is asked before every batch; once it says so, the result is None.
     """
     sums: dict[str, Mean] = {}
@@ -44,7 +50,7 @@ def evaluate(run: Callable[[Params, Batch], dict[str, Mean]], params: Params, so
         for batch in source:
             if stop():
                 return None
-            current = run(params, batch)  # dispatched before the one before it is read
+            current, carry = run(params, batch, carry)  # dispatched before the one before it is read
             if previous is not None:
                 _add(sums, previous)
             previous = current

@@ -34,15 +34,15 @@ class Look:
         self.stacked = {path for path, axes in tree.flatten_axes(model.axes()).items() if axes and axes[0] == "layers"}
         self._traced: nonfinite.Traced | None = None
 
-        def gradients(train: Any, frozen: Any, rng: Array, number: Array, batch: Batch) -> tuple[Any, dict[str, Mean]]:
-            return step.backward(loss, train, frozen, rng, number - 1, batch, micro_batches)
+        def gradients(train: Any, frozen: Any, rng: Array, number: Array, batch: Batch, carry: Any) -> tuple[Any, dict[str, Mean]]:
+            return step.backward(loss, train, frozen, rng, number - 1, batch, carry, micro_batches)[0]
 
         self._gradients = gradients
 
     def __call__(self, state: TrainState, number: int, batch: Batch) -> dict[str, Any]:
         """Norms of gradients and parameters by path (a list over layers where they are stacked), and what is not finite."""
         train, frozen = tree.partition(state.params, self.trainable)
-        args = (train, frozen, state.rng, np.int32(number), batch)
+        args = (train, frozen, state.rng, np.int32(number), batch, state.carry)
         if self._traced is None:
             names = [*tree.paths(train), *tree.paths(frozen)]
             names += [""] * (len(jax.tree.leaves(args)) - len(names))
@@ -56,8 +56,8 @@ class Look:
                 "gradient_norms": {path: x.tolist() for path, x in measured["gradients"].items()},
                 "parameter_norms": {path: x.tolist() for path, x in measured["parameters"].items()}}
 
-    def _measure(self, train: Any, frozen: Any, rng: Array, number: Array, batch: Batch) -> tuple[dict[str, Any], Any]:
-        (grads, means), marks = self._traced(train, frozen, rng, number, batch)
+    def _measure(self, train: Any, frozen: Any, *data: Any) -> tuple[dict[str, Any], Any]:
+        (grads, means), marks = self._traced(train, frozen, *data)
         weight = jnp.maximum(means["loss"].weight, 1e-9)
         grads = {path: g / weight for path, g in tree.flatten(grads).items()}
         params = tree.flatten(tree.combine(train, frozen))

@@ -17,8 +17,10 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """loss(params, batch, dropout key) -> the summed loss, and Means of everything worth reporting.
+    """loss(params, batch, dropout key, carry) -> the summed loss, and (Means of everything worth reporting, the next carry).
 
+    A carry is TrainState.carry: a number like the batch, through which no gradient goes back into steps before (truncated
+    backpropagation through time: Williams and Peng 1990; Mikolov et al. 2010).
     frozen: parameters that are not differentiated, None where `params` has them; None = there are no such.
     """
 
@@ -26,38 +28,49 @@ class Loss:
     objective: Objective
     frozen: Any = None
 
-    def __call__(self, params: Params, batch: Batch, key: Array | None) -> tuple[Array, dict[str, Mean]]:
+    def __call__(self, params: Params, batch: Batch, key: Array | None, carry: Any = None) -> tuple[Array, tuple[dict[str, Mean], Any]]:
         params = params if self.frozen is None else tree.combine(params, self.frozen)
-        outputs = self.model.apply(params, batch, key=key)
+        outputs = self.model.apply(params, batch, key=key, cache=carry)
         with jax.named_scope("loss"):
             means = self.objective.loss(outputs, batch)
         # A model's own terms (load balance, say) join as averages, so that they weigh the same in every micro-batch.
         extra = sum((mean.value for mean in outputs.aux.values()), jnp.zeros((), jnp.float32))
-        return means["loss"].total + means["loss"].weight * extra, {**means, **outputs.aux}
+        return means["loss"].total + means["loss"].weight * extra, ({**means, **outputs.aux}, outputs.cache)
 
 
-def gradients(loss: Loss, params: Params, batch: Batch, key: Array, micro_batches: int) -> tuple[Params, dict[str, Mean]]:
-    """Sums over all micro-batches of d(summed loss)/d(params), in float32, and of the Means: nothing is divided yet."""
+def gradients(loss: Loss, params: Params, batch: Batch, carry: Any, key: Array,
+              micro_batches: int) -> tuple[tuple[Params, dict[str, Mean]], Any]:
+    """((sums over all micro-batches of d(summed loss)/d(params), in float32, and of the Means), the next carry).
+
+    Nothing is divided yet.
+    """
     # Micro-batch m takes rows m, m + M, ...: each device splits its own rows, none move.
     split = lambda x: jnp.swapaxes(x.reshape(-1, micro_batches, *x.shape[1:]), 0, 1)
+    join = lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
-    def one(index: Array, part: Batch) -> tuple[Params, dict[str, Mean]]:
-        (_, means), grads = jax.value_and_grad(loss, has_aux=True)(params, part, jax.random.fold_in(key, index))
-        return jax.tree.map(lambda g: g.astype(jnp.float32), grads), means
+    def one(index: Array, part: Batch, carry: Any) -> tuple[tuple[Params, dict[str, Mean]], Any]:
+        (_, (means, carry)), grads = jax.value_and_grad(loss, has_aux=True)(params, part, jax.random.fold_in(key, index), carry)
+        return (jax.tree.map(lambda g: g.astype(jnp.float32), grads), means), carry
 
     if micro_batches == 1:
-        return one(jnp.zeros((), jnp.int32), batch)
-    parts = jax.tree.map(split, loss.objective.balance(batch))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, jnp.int32(0), jax.tree.map(lambda x: x[0], parts)))
-    add = lambda total, x: (jax.tree.map(jnp.add, total, one(*x)), None)
-    return jax.lax.scan(add, zeros, (jnp.arange(micro_batches), parts))[0]
+        return one(jnp.zeros((), jnp.int32), batch, carry)
+    parts = jax.tree.map(split, (loss.objective.balance(batch), carry))
+    sums, _ = jax.eval_shape(one, jnp.int32(0), *jax.tree.map(lambda x: x[0], parts))
+
+    def add(total: Any, x: tuple) -> tuple[Any, Any]:
+        part, carry = one(*x)
+        return jax.tree.map(jnp.add, total, part), carry
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
+    total, carry = jax.lax.scan(add, zeros, (jnp.arange(micro_batches), *parts))
+    return total, jax.tree.map(join, carry)
 
 
-def backward(loss: Loss, train: Params, frozen: Params, rng: Array, done: Array, batch: Batch,
-             micro_batches: int) -> tuple[Params, dict[str, Mean]]:
+def backward(loss: Loss, train: Params, frozen: Params, rng: Array, done: Array, batch: Batch, carry: Any,
+             micro_batches: int) -> tuple[tuple[Params, dict[str, Mean]], Any]:
     """`gradients` of the trained leaves, with the dropout key of the step that comes after `done` steps."""
     key = jax.random.fold_in(jax.random.wrap_key_data(rng), done)
-    return gradients(dataclasses.replace(loss, frozen=frozen), train, batch, key, micro_batches)
+    return gradients(dataclasses.replace(loss, frozen=frozen), train, batch, carry, key, micro_batches)
 
 
 def make_step(model: Any, objective: Objective, tx: optax.GradientTransformation, schedule: Callable, trainable: Any,
@@ -67,7 +80,7 @@ def make_step(model: Any, objective: Objective, tx: optax.GradientTransformation
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         train, frozen = tree.partition(state.params, trainable)
-        grads, means = backward(loss, train, frozen, state.rng, state.step, batch, micro_batches)
+        (grads, means), carry = backward(loss, train, frozen, state.rng, state.step, batch, state.carry, micro_batches)
         weight = jnp.maximum(means["loss"].weight, 1e-9)  # one division, by the weight of the whole batch
         grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, train)
         norm = optax.tree.norm(grads)
@@ -86,6 +99,7 @@ def make_step(model: Any, objective: Objective, tx: optax.GradientTransformation
             opt_state=jax.tree.map(keep, opt_state, state.opt_state),
             rng=state.rng,
             skipped=skipped,
+            carry=jax.tree.map(keep, carry, state.carry),
         )
         lr = jnp.asarray(schedule(state.step - total), jnp.float32)
         return new, {"means": means, "grad_norm": norm, "lr": lr, "skipped": skipped}
