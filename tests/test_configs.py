@@ -9,6 +9,7 @@ import pytest
 
 from jaxlm import build
 from jaxlm.cli import train
+from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.training import metrics
 from tests import tiny
@@ -56,3 +57,15 @@ def test_page_is_valid_and_locked(page):
     with pytest.raises(AttributeError):
         config.model.layerz = 3
     assert json.loads(build.to_json(config))["model"]["name"] == config.model.name
+
+
+def test_the_lstm_and_the_gpt_can_be_laid_side_by_side():
+    """Parameters within 1 %, and the same text, tokenizer, tokens a step, steps, optimizer and schedule.
+
+    Fails if one of the two pages changes alone: model.hidden = 512 in configs/lstm_tiny.py."""
+    gpt, lstm = (load(tiny.ROOT / "configs" / f"{name}_tiny.py") for name in ("gpt", "lstm"))
+    sizes = [tree.size(build.build(c, "model", vocab_size=c.tokenizer.vocab_size).abstract) for c in (gpt, lstm)]
+    assert abs(sizes[1] / sizes[0] - 1) < 0.01, sizes
+    free = ("model.", "data.packing", "data.shuffle", "data.seq_len", "train.batch_size")
+    assert [d for d in build.differences(gpt, lstm) if not d.startswith(free)] == []
+    assert gpt.train.batch_size * gpt.data.seq_len == lstm.train.batch_size * lstm.data.seq_len

@@ -174,7 +174,7 @@ def carried(tmp_path_factory):
     """(folder, config) of an uninterrupted run `whole` of 6 steps of an LSTM whose state is carried, with dropout, on 8 devices."""
     folder = tmp_path_factory.mktemp("carried")
     config = tiny.shrink(load(tiny.ROOT / "configs" / "lstm_tiny.py"), tiny.write_text(folder / "text"), folder / "cache")
-    config.model.update(layer_dropout=0.1, weight_dropout=0.1, locked=True)
+    config.model.update(layers=1, embed_dropout=0.1, weight_dropout=0.1, locked=True)
     config.train.update(steps=6, sample_tokens=0, picture=False, baseline="")
     config.eval.update(every=3, batches=0)
     config.checkpoints.update(every=2, latest=3, async_save=False)
@@ -219,13 +219,12 @@ def test_a_carried_state_resumes(carried, monkeypatch, capsys):
 
 
 def test_a_carried_state_moves_to_other_devices(carried):
-    """From step 2 of one process on two processes of 2 devices with other rules: the losses and held-out figures of the whole run to
+    """From step 2 of one process of 8 devices on two processes of one, with other rules: the losses and held-out figures of the whole run to
     2e-6, the carry to 1e-5. Fails if a row's state goes to another row (`first = 0` in place.put), or held-out rows are not carried."""
     folder, _ = carried
     shutil.copytree(folder / "whole", folder / "moved", ignore=shutil.ignore_patterns("4", "6"))
-    words = (f"--config={folder / 'config.json'}", f"--workdir={folder / 'moved'}", "--config.rules=fsdp_tp", "--config.mesh.fsdp=2",
-             "--config.mesh.tensor=2", "--config.mesh.data=1")
-    several.run(folder, "moved", 2, devices=4, words=words)
+    words = (f"--config={folder / 'config.json'}", f"--workdir={folder / 'moved'}", "--config.rules=fsdp", "--config.mesh.fsdp=2", "--config.mesh.data=1")
+    several.run(folder, "moved", 2, devices=2, words=words)
     assert "resumed from step 2" in several.told(folder, "moved")
     one, two = ({(row["step"], name): x for row in figures(folder, run) for name, x in row.items() if name.endswith(("/loss", "/nll"))}
                 for run in ("whole", "moved"))
@@ -238,7 +237,7 @@ def test_a_carried_state_moves_to_other_devices(carried):
 
 
 def test_held_out_figures_do_not_depend_on_the_batch(carried, capsys):
-    """A recurrent model's held-out text is read document by document: 3 rows at a time or 16, one figure. Fails if rows begin inside
+    """A recurrent model's held-out text is read document by document: 8 rows at a time or 16, one figure. Fails if rows begin inside
     documents (Windows for the held-out side), or their number counts."""
     folder, config = carried
     found = []

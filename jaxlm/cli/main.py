@@ -14,6 +14,7 @@ COMMANDS = {
     "tokenize": "train a tokenizer, tokenise the text and show what came out",
     "replay": "run one step of a run again, compare it with what was recorded, name what was not finite first",
     "compare": "the losses of two configs or two revisions on the same data, bit for bit",
+    "curves": "several runs in one picture and one table, at the same number of tokens and at the same time",
     "inspect": "parameters, shardings, bytes and FLOPs of a config, without training",
     "doctor": "whether this installation, machine or cluster works, and what to do where not",
 }

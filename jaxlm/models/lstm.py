@@ -25,6 +25,8 @@ class Config:
     Dropout of Zaremba et al. 2014 (between layers, never from step to step): embed_dropout, layer_dropout, output_dropout.
     With `locked`, each of them draws one mask a row for all its positions (Gal and Ghahramani 2016); word_dropout leaves out
     words and weight_dropout recurrent weights, the same for the whole batch: all of it together is AWD-LSTM.
+    Where a state is carried from step to step (data.packing='stream'), every mask is drawn anew for each step, as in the code of
+    Merity et al.: a row's mask holds for one window of a document, not for all of it. The state itself is carried undropped.
     """
 
     vocab_size: int = 0  # 0: the tokenizer's
@@ -47,7 +49,7 @@ class Config:
     scan: bool = True  # over layers; False: unrolled; the parameters are the same
     remat: str = "none"
 
-    recurrent: ClassVar[bool] = True  # its cache is a state that training may carry from step to step
+    recurrent: ClassVar[bool] = True  # its cache, of any length, is a state that training may carry from step to step
 
     def problems(self) -> list[str]:
         return [
