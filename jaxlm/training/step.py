@@ -35,7 +35,7 @@ class Loss:
             means = self.objective.loss(outputs, batch)
         # A model's own terms (load balance, say) join as averages, so that they weigh the same in every micro-batch.
         extra = sum((mean.value for mean in outputs.aux.values()), jnp.zeros((), jnp.float32))
-        return means["loss"].total + means["loss"].weight * extra, ({**means, **outputs.aux}, outputs.cache)
+        return means["loss"].total + means["loss"].weight * extra, ({**means, **outputs.aux}, None if carry is None else outputs.cache)
 
 
 def gradients(loss: Loss, params: Params, batch: Batch, carry: Any, key: Array,

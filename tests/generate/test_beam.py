@@ -5,18 +5,17 @@ import importlib
 import importlib.util
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxlm.core.errors import UserError
-from jaxlm.core.types import Outputs
 from jaxlm.generate import decode
 from jaxlm.generate.beam import Beams
 from jaxlm.generate.decode import Decoder
 from jaxlm.generate.settings import Config
+from jaxlm.models import lstm
 from jaxlm.parallel import mesh, place, rules
-from tests.generate.test_decode import EOT, PROMPTS, TENSOR, VOCAB, full_forward
+from tests.generate.test_decode import EOT, FAMILIES, PROMPTS, SAMPLED, TENSOR, VOCAB
 from tests.reference.test_reference import HERE as REFERENCES
 from tests.reference.test_reference import model_of, stored, to_params
 
@@ -149,39 +148,20 @@ def test_scores_and_log_probabilities_are_the_models(plain, found):
     agree(*plain, PROMPTS, found)
 
 
-class Recurrent:
-    """A model whose cache is one state a row, with neither slots nor positions."""
-
-    def init(self, key):
-        a, b, c = jax.random.split(key, 3)
-        draw = lambda key, rows, std: std * jax.random.normal(key, (rows, 16))
-        return {"table": draw(a, VOCAB, 1.0), "w": draw(b, 16, 0.4), "u": draw(c, 16, 0.4)}
-
-    def cache(self, rows, length):
-        return {"state": jnp.zeros((rows, 16))}
-
-    def apply(self, params, batch, *, key=None, cache=None):
-        def step(state, inputs):
-            token, segment = inputs
-            new = jnp.tanh(state @ params["w"] + params["table"][token] @ params["u"])
-            state = jnp.where(segment[:, None] > 0, new, state)
-            return state, state
-
-        start = jnp.zeros((len(batch["tokens"]), 16)) if cache is None else cache["state"]
-        state, hidden = jax.lax.scan(step, start, (batch["tokens"].T, batch["segments"].T))
-        return Outputs(jnp.swapaxes(hidden, 0, 1), params["table"], cache={"state": state})
-
-
-def test_a_cache_may_be_anything():
-    """A recurrent state decodes and is searched as keys and values are. Fails if a loop counts on slots, an index or positions
-    in a cache, or if a beam's state is not the one that it continues."""
-    model = Recurrent()
-    params = model.init(jax.random.key(5))
-    got = Decoder(model, SAID, VOCAB).run(params, PROMPTS, dataclasses.replace(BASE, stop_at_eot=False))
-    forward = jax.jit(lambda p, b: model.apply(p, b).logits)
+def test_a_state_instead_of_slots():
+    """A recurrent state decodes, is searched and drawn from as keys and values are, and a batch is each prompt alone. Fails if a loop
+    counts on slots, an index or positions in a cache, or if a beam's state is not the one that it continues."""
+    model = lstm.build(FAMILIES["lstm"])
+    params = jax.jit(model.init)(jax.random.key(5))
+    decoder, beams, alone = Decoder(model, SAID, VOCAB), Beams(model, SAID, VOCAB), dict(prompt_bucket=16)
+    found, drawn = beams.run(params, PROMPTS, BEAMS), decoder.run(params, PROMPTS, SAMPLED)
+    agree(model, params, PROMPTS, found)
     for row, prompt in enumerate(PROMPTS):
-        assert got.tokens[row].tolist() == full_forward(forward, params, prompt, NEW)[0]
-    agree(model, params, PROMPTS, Beams(model, SAID, VOCAB).run(params, PROMPTS, BEAMS))
+        one = beams.run(params, [prompt], dataclasses.replace(BEAMS, **alone))
+        assert one.tokens[0].tolist() == found.tokens[row].tolist()
+        again = decoder.run(params, [prompt], dataclasses.replace(SAMPLED, **alone), rows=[row])
+        assert again.tokens[0].tolist() == drawn.tokens[row].tolist()
+        np.testing.assert_allclose(again.logprobs[0], drawn.logprobs[row], atol=1e-4)
 
 
 @pytest.mark.parametrize("name, sizes, rows", [("tp", dict(data=1, tensor=4, fsdp=2), 4), ("fsdp_tp", TENSOR, 3)])

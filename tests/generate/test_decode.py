@@ -13,7 +13,7 @@ from jaxlm.generate.beam import Beams
 from jaxlm.generate.decode import Decoder
 from jaxlm.generate.score import Scorer
 from jaxlm.generate.settings import Config
-from jaxlm.models import bert, gpt, llama
+from jaxlm.models import bert, gpt, llama, lstm
 from jaxlm.parallel import mesh, place, rules
 
 EOT, VOCAB = 0, 29
@@ -83,14 +83,17 @@ def test_a_batch_is_each_prompt_alone(plain, decoder):
 FAMILIES = {
     "gpt": gpt.Config(vocab_size=32, max_len=32, layers=2, heads=2, embed=16, init_std=0.5),
     "llama": llama.Config(vocab_size=32, max_len=32, layers=2, heads=4, kv_heads=2, embed=16, mlp=24, init_std=0.5),
+    "lstm": lstm.Config(vocab_size=32, layers=2, embed=16, hidden=24, init_std=0.5),
 }
+MODULES = {"gpt": gpt, "llama": llama, "lstm": lstm}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_families_decode_as_they_compute(name, compiled):
     """Fails if a model masks cached keys by position instead of slot (`q_index=positions[0]` in layers/cache.py), or if
-    progress is laid out as each program likes (`placed = None`)."""
-    model = {"gpt": gpt, "llama": llama}[name].build(FAMILIES[name])
+    progress is laid out as each program likes (`placed = None`); or if padding on the left moves a state (drop `real` from
+    recurrent._scan)."""
+    model = MODULES[name].build(FAMILIES[name])
     params = jax.jit(model.init)(jax.random.key(2))
     got = Decoder(model, EOT, VOCAB, max_len=32).run(params, PROMPTS, GREEDY)
     forward = jax.jit(lambda p, b: model.apply(p, b).logits)

@@ -3,22 +3,18 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from flax import nnx
 
 from jaxlm.core.errors import UserError
-from jaxlm.core.functional import Functional
 from jaxlm.generate.decode import Decoder
 from jaxlm.generate.settings import Config
-from jaxlm.models import gpt, llama
+from jaxlm.models import gpt, lstm
 from jaxlm.parallel import mesh, place, rules
-from tests.generate.test_decode import EOT, FAMILIES, PROMPTS, TENSOR, VOCAB, joined
+from tests.generate.test_decode import EOT, FAMILIES, MODULES, PROMPTS, TENSOR, VOCAB, joined
 from tests.ops.test_sample import exact
 
-MODULES = {"gpt": gpt, "llama": llama}
 # Keys that a window hides must be hidden whatever was taken back.
 CONFIGS = {"gpt": FAMILIES["gpt"], "llama": dataclasses.replace(FAMILIES["llama"], window=5)}
 GREEDY = Config(max_new_tokens=18, temperature=0.0, stop_at_eot=False, chunk=5, speculate=4)
@@ -151,9 +147,7 @@ def test_drafts_that_do_not_fit(pair):
     with pytest.raises(UserError, match="tokenizer has 29 ids and the model 20"):
         Decoder(model, EOT, VOCAB, draft=other).run((params[0], weights), PROMPTS, GREEDY)
 
-    class Forgetful(nnx.Module):
-        def __init__(self, rngs):
-            self.x = nnx.Param(jnp.zeros((2,)), axes=("embed",))
-
-    with pytest.raises(UserError, match="a Forgetful cannot take back"):
-        Functional(Forgetful).rewind({}, jnp.zeros((2,), jnp.int32))
+    state = lstm.build(FAMILIES["lstm"])  # a state cannot be taken back, of the model or of the draft
+    for one, two in ((state, model), (model, state)):
+        with pytest.raises(UserError, match="a LSTM cannot take back what it has read"):
+            Decoder(one, EOT, draft=two)
