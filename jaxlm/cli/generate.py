@@ -2,7 +2,6 @@
 """jaxlm generate --workdir=FOLDER --prompt=TEXT: continues texts with a trained model (an encoder-decoder answers them: it
 translates, say), scores them, or chooses among answers."""
 import pathlib
-from typing import Any
 
 import jax
 from absl import flags
@@ -11,10 +10,8 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
-from jaxlm.cli import judge, prompts
+from jaxlm.cli import answers, judge as judges, prompts
 from jaxlm.core.errors import UserError
-from jaxlm.core.log import Progress
-from jaxlm.generate import text as texts
 from jaxlm.generate.beam import Beams
 from jaxlm.generate.decode import Decoder
 from jaxlm.generate.score import Scorer
@@ -53,54 +50,34 @@ def main(config: ConfigDict) -> None:
     if bool(FLAGS.targets) != (source and FLAGS.score):
         raise UserError("--score of an encoder-decoder needs what it is to score as well as the sources: name a file as --targets"
                         if source and FLAGS.score else "--targets are what --score scores of an encoder-decoder: leave it out")
-    given = [] if FLAGS.interactive else prompts.read(FLAGS.prompt, FLAGS.input, FLAGS.field, FLAGS.allow_empty)
-    targets = prompts.read([], FLAGS.targets, FLAGS.field, False) if FLAGS.targets else []
+    answering = not (FLAGS.choice or FLAGS.score)
+    # An empty line of a file of sources keeps its place; an empty argument is a mistake.
+    empty = answering and not FLAGS.prompt if source else FLAGS.allow_empty
+    given = [] if FLAGS.interactive else prompts.read(FLAGS.prompt, FLAGS.input, FLAGS.field, empty, source)
+    targets = prompts.read([], FLAGS.targets, FLAGS.field, False, True, "--targets") if FLAGS.targets else []
     if targets and len(targets) != len(given):
         raise UserError(f"there are {len(given)} prompts and {FLAGS.targets} has {len(targets)} targets: give one for each")
     trained = experiments.open_run(config, FLAGS.workdir, FLAGS.step)
-    asked = [prompts.chat(trained.tokenizer, text, FLAGS.system) if FLAGS.chat else text for text in given]
-    settings, tokenizer, params, limit = trained.run.section("generate"), trained.tokenizer, trained.params, getattr(config.model, "max_len", 0)
+    said = [text for _, text in given]
+    asked = [prompts.chat(trained.tokenizer, text, FLAGS.system) if FLAGS.chat else text for text in said]
+    settings, tokenizer, limit = trained.run.section("generate"), trained.tokenizer, getattr(config.model, "max_len", 0)
     common = dict(eot=tokenizer.eot, vocab=tokenizer.vocab_size, max_len=limit, layout=trained.run.layout)
     if source:
         common |= dict(start=tokenizer.vocabulary.start, source_len=limit)
-    if FLAGS.choice or FLAGS.score:
-        scorer = Scorer(trained.run.model, **common)
-        prompts.show(*(judge.scores(scorer, params, tokenizer, given, targets, settings) if FLAGS.score else
-                       judge.choices(scorer, params, tokenizer, given, asked, FLAGS.choice, settings)), FLAGS.json, FLAGS.output)
+    if not answering:
+        judge = judges.Judge(Scorer(trained.run.model, **common), trained.params, tokenizer, settings)
+        prompts.show(*(judge.scores(given, targets) if FLAGS.score else judge.choices(given, asked, FLAGS.choice)), FLAGS.json, FLAGS.output)
         return
+    params, kind = trained.params, Beams if settings.beams > 1 else Decoder
     if FLAGS.draft:
         draft = _draft(config, trained)
         common["max_len"] = min((n for n in (limit, getattr(draft.run.config.model, "max_len", 0)) if n), default=0)
-        decoder, params = Decoder(trained.run.model, **common, draft=draft.run.model), (trained.params, draft.params)
-    else:
-        decoder = (Beams if settings.beams > 1 else Decoder)(trained.run.model, **common)
-
-    def go_on(asked: list[Any], show: Any = None, done: Any = None) -> list[texts.Result]:
-        begun = dict(sources=asked) if source else dict(prompts=asked)
-        return texts.generate(None, params, tokenizer, config=settings, on_text=show, decoder=decoder, on_done=done, **begun)
-
-    show = lambda _, piece: print(piece, end="", flush=True)
+        common["draft"], params = draft.run.model, (params, draft.params)
+    writer = answers.Writer(kind(trained.run.model, **common), params, tokenizer, settings, source)
     if FLAGS.interactive:
-        history = [{"role": "system", "content": FLAGS.system}] if FLAGS.system else []
-        for line in prompts.typed():
-            history.append({"role": "user", "content": line})
-            answer = go_on([tokenizer.encode_chat(history) if FLAGS.chat else line], show)[0]
-            history.append({"role": "assistant", "content": answer.text})
-            print()
-        return
-    if len(given) == 1 and not (FLAGS.json or FLAGS.output or settings.beams > 1):
-        print("" if FLAGS.chat or source else given[0], end="", flush=True)
-        go_on(asked, show)
-        print()
-        return
-    with Progress(len(asked), "generating", "prompts") as bar:
-        results = go_on(asked, done=bar.update)
-    said = [text for text in given for _ in range(settings.n_best)] if settings.beams > 1 else given
-    row = lambda prompt, r: {prompts.key(source): prompt, "text": r.text, "finished_by": r.finished_by, "logprob": float(r.logprobs.sum()),
-                             "tokens": len(r.tokens)} | ({} if r.score is None else {"score": r.score})
-    lines = [prompts.one_line(r.text) if source else f"{'' if FLAGS.chat else prompt}{r.text}\n"
-             for prompt, r in zip(said, results, strict=True)]
-    prompts.show(list(map(row, said, results)), lines, FLAGS.json, FLAGS.output)
+        writer.converse(FLAGS.chat, FLAGS.system)
+    else:
+        writer.answer(given, asked, FLAGS.chat, FLAGS.json, FLAGS.output)
 
 
 def _draft(config: ConfigDict, trained: experiments.Trained) -> experiments.Trained:

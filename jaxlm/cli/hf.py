@@ -13,6 +13,7 @@ from jaxlm.checkpoints.hf import compare, families, folder
 from jaxlm.checkpoints.manager import Checkpoints
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
+from jaxlm.cli import folder_page
 from jaxlm.core import files, tree
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.core.log import count, say
@@ -28,29 +29,17 @@ KEPT = "hf"  # folder of a run with the files that it was imported with
 
 
 def page(action: str, where: str) -> ConfigDict:
-    """The config of a folder's model, trained on text (until told otherwise Python's own) with the folder's tokenizer."""
+    """The config of a folder's model, once it is known what to do with it."""
     if action not in ACTIONS:
         raise UserError(f"hf: there is no '{action}'{nearest(action, ACTIONS)} There are: {', '.join(ACTIONS)}")
-    source = folder.Folder(where)
-    kind = build.find("model", source.model).Config
-    if getattr(kind, "source", False) and action != "check":
-        raise UserError(f"{where} holds a {source.hf['model_type']}, which reads a source: nothing trains one here yet, so only `hf check` takes it")
-    config = build.defaults(model=source.model, objective="causal_lm" if getattr(kind, "causal", True) else "mlm", tokenizer="file")
-    with config.unlocked():
-        config.model.update(source.fields)
-    config.data.seq_len = min(config.data.seq_len, source.fields.get("max_len", config.data.seq_len))
-    config.source.path, config.tokenizer.path = "{stdlib}", str(source.path.resolve())
-    return config
+    return folder_page.page(folder.Folder(where))
 
 
 def importing(config: ConfigDict, where: str) -> None:
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing: name the folder of the run to make")
     workdir, source = pathlib.Path(FLAGS.workdir).resolve(), folder.Folder(where)
-    tokenizer, own = build.build(config, "tokenizer", None), pathlib.Path(config.tokenizer.path) == source.path.resolve()
-    if not config.tokenizer.get("start", "") and (start := folder.start_name(source.hf, tokenizer)):
-        config.tokenizer.start = start
-        tokenizer = build.build(config, "tokenizer", None)
+    tokenizer, own = folder_page.tokenizer(config, source), pathlib.Path(config.tokenizer.path) == source.path.resolve()
     _, abstract, layout = experiments.laid(config)
     source.check_vocabulary(abstract, tokenizer.vocab_size)
     with files.new_folder(workdir) as made, place.use(layout):
@@ -67,9 +56,10 @@ def importing(config: ConfigDict, where: str) -> None:
         with Checkpoints(made / "checkpoints", build.section(config, "checkpoints")) as checkpoints:
             checkpoints.save(0, {"params": params}, stored, force=True)
     kinds = ", ".join(sorted({str(x.dtype) for x in source.weights.values()}))
+    pairs = f" and --config.source.path=PAIRS for PAIRS.{config.source.source} and PAIRS.{config.source.target}" if config.data.packing == "pairs" else ""
     print(f"{source.hf['model_type']} -> {source.model}: {count(tree.size(params))} parameters ({kinds} in the file, {config.model.param_dtype} "
           f"here), {tokenizer.vocab_size:,} tokens\n{FLAGS.workdir} is a run now: generate and evaluate take it as --workdir, train with "
-          f"--config={FLAGS.workdir}/config.json, others start from --config.start.path={FLAGS.workdir}/checkpoints")
+          f"--config={FLAGS.workdir}/config.json{pairs}, others start from --config.start.path={FLAGS.workdir}/checkpoints")
 
 
 def exporting(config: ConfigDict, out: str) -> None:
@@ -78,12 +68,12 @@ def exporting(config: ConfigDict, out: str) -> None:
         tokenizer = tokenizers.from_json(experiments.newest_meta(checkpoints)["tokenizer"])
         config.model.vocab_size = config.model.vocab_size or tokenizer.vocab_size
         _, abstract, layout = experiments.laid(config)
-        known, causal = folder.read_json(kept / folder.CONFIG), getattr(model, "causal", True)
-        ids = folder.special_ids(tokenizer.vocabulary, causal, getattr(model, "source", False))
+        known, causal, sides = folder.read_json(kept / folder.CONFIG), getattr(model, "causal", True), getattr(model, "source", False)
+        ids = folder.special_ids(tokenizer.vocabulary, causal, sides)
         written = families.config_to_hf(config.model.name, build.section(config, "model"), tree.paths(abstract), known)
         with place.use(layout):
             params, step = start.weights(checkpoints, abstract, FLAGS.step)
-    texts = folder.tokenizer_files(kept, tokenizer) | folder.generation(kept, ids, causal)
+    texts = folder.tokenizer_files(kept, tokenizer, sides) | folder.generation(kept, ids, causal)
     folder.write(out, params, written if known else {**ids, **written}, texts, dtype=FLAGS.dtype, shard_bytes=int(FLAGS.shard_gb * 1e9))
     print(f"step {step} -> {out}: {written['architectures'][0]}, {count(tree.size(params))} parameters")
 

@@ -12,34 +12,32 @@ from jaxlm.data.sources import files, jsonl
 from jaxlm.parallel import processes
 
 
-def read(given: Sequence[str], path: str, field: str, allow_empty: bool) -> list[str]:
-    """--prompt as given, or a prompt from each line of a file ("-" or none: standard input), which is JSON with a field.
+def read(given: Sequence[str], path: str, field: str, allow_empty: bool, source: bool = False, flag: str = "--input") -> list[tuple[str, str]]:
+    """--prompt as given, or a prompt from each line of a file ("-" or none: standard input), which is JSON with a field: where each
+    is from, and its text. `source`: an encoder-decoder's, of which a blank one is empty. `flag` names the file.
 
-    UserError, which says where, for lines that are no text, for no prompts at all, and for an empty one unless allowed.
+    UserError, which says where, for lines that are no text, for no text at all, and for an empty one unless allowed.
     """
     if given and path:
         raise UserError("--prompt and --input both give prompts: leave out one")
-    if given:
-        found = [(f"--prompt number {i}", text) for i, text in enumerate(given, start=1)]
-    else:
-        found = list(_lines(path, field))
-    if not found:
-        raise UserError(f"there are no prompts: {'--input ' + path if path else 'standard input'} is empty")
+    found = [(f"--prompt number {i}", text) for i, text in enumerate(given, start=1)] or list(_lines(path, field, flag))
+    if not found or source and not any(text.strip() for _, text in found):
+        raise UserError(f"there are no prompts: {f'{flag} {path}' if path else 'standard input' if not given else '--prompt'} is empty")
     for where, text in found:
-        if not text and not allow_empty:
-            raise UserError(f"{where} is empty: give a text, or --allow_empty to begin new documents")
-    texts = [text for _, text in found]
-    processes.agree("the list of prompts", json.dumps(texts))
-    return texts
+        if not (text.strip() if source else text) and not allow_empty:
+            raise UserError(f"{where} is empty: " + ("there is nothing to read or to score in it" if source else
+                                                     "give a text, or --allow_empty to begin new documents"))
+    processes.agree("the list of prompts", json.dumps([text for _, text in found]))
+    return found
 
 
-def _lines(path: str, field: str) -> Iterator[tuple[str, str]]:
+def _lines(path: str, field: str, flag: str) -> Iterator[tuple[str, str]]:
     if path in ("", "-"):
         yield from _parsed(sys.stdin.buffer, "standard input line ", field)
         return
     field = field or ("prompt" if path.removesuffix(".gz").endswith((".jsonl", ".ndjson")) else "")
     if not pathlib.Path(path).is_file():
-        raise UserError(f"--input: there is no file '{path}'")
+        raise UserError(f"{flag}: there is no file '{path}'")
     with files.opened(path) as file:
         yield from _parsed(file, f"{path}:", field)
 
@@ -52,7 +50,7 @@ def _parsed(file: Any, where: str, field: str) -> Iterator[tuple[str, str]]:
                 yield at, jsonl.text_of(line, field, at, "--field")
             continue
         try:
-            yield at, line.decode("utf-8")
+            yield at, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as e:
             raise UserError(f"{at} is not UTF-8 ({e.reason} at byte {e.start} of the line): convert it to UTF-8") from e
 

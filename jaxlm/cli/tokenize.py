@@ -39,7 +39,12 @@ def main(config: ConfigDict) -> None:
         tokens = corpus.train_store.slice(0, 10_000_000)
         share = np.mean(tokens == tokenizer.token_id(tokenizer.unknown))
         print(f"unknown: {share:.2%} of the first {len(tokens):,} tokens are {tokenizer.unknown}")
-    print("first tokens: " + " ".join(repr(tokenizer.piece(int(t))) for t in corpus.train_store.slice(0, 24)))
+    store, pieces = corpus.train_store, lambda tokens: " ".join(repr(tokenizer.piece(int(t))) for t in tokens[:24])
+    if store.targets is None:
+        print("first tokens: " + pieces(store.slice(0, 24)))
+    else:
+        begin, middle, end = int(store.offsets[0]) + 1, int(store.targets[0]), int(store.offsets[1])
+        print(f"first source: {pieces(store.tokens[begin:middle])}\nfirst target: {pieces(store.tokens[middle:end])}")
     if FLAGS.save:
         path = pathlib.Path(FLAGS.save)
         path.parent.mkdir(parents=True, exist_ok=True)

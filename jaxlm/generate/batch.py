@@ -37,16 +37,19 @@ class Limits:
         return self.start is not None
 
     def check(self, prompts: Sequence[Sequence[int]], config: Config, new: int | None = None,
-              sources: Sequence[Sequence[int]] = ()) -> tuple[list[np.ndarray], list[np.ndarray]]:
+              sources: Sequence[Sequence[int]] = (), names: Sequence[str] = (),
+              source_names: Sequence[str] = ()) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """(prompts, sources) as they will be fed; UserError when one does not fit the model, the tokenizer or the limit.
 
         An empty prompt is eot alone, as a new document begins, or the start of a target; no prompts are as many of those
-        as there are sources. `new` tokens follow: config.max_new_tokens by default.
+        as there are sources. `new` tokens follow: config.max_new_tokens by default. names, source_names: what an error calls
+        each, "prompt 0" and "source 0" by default.
         """
         if config.problems():
             raise UserError("; ".join(config.problems()))
-        if self.size and config.forced_bos >= self.size:
-            raise UserError(f"forced_bos is {config.forced_bos}, outside the {self.size} ids of the tokenizer")
+        for name, i in (("forced_bos", config.forced_bos), *(("suppress", i) for i in config.suppress)):
+            if self.size and i >= self.size:
+                raise UserError(f"{name} has the id {i}, outside the {self.size} ids of the tokenizer")
         if self.source and not len(sources):
             raise UserError("this model reads a source (the text to translate, say) and there is none: give sources")
         if len(sources) and not self.source:
@@ -59,18 +62,22 @@ class Limits:
         new = config.max_new_tokens if new is None else new
         out = []
         for row, prompt in enumerate(prompts):
-            ids = self._ids(prompt if len(prompt) else [self.start if self.source else self.eot], f"prompt {row}")
+            what = names[row] if names else f"prompt {row}"
+            ids = self._ids(prompt if len(prompt) else [self.start if self.source else self.eot], what)
             if self.max_len and len(ids) + new > self.max_len:
                 said = f" and max_new_tokens is {new}: together {len(ids) + new}" if new else ""
                 room = self.max_len - len(ids)
                 first = "start of the target" if self.source else "document separator"
+                if self.source and new and len(ids) == 1:
+                    raise UserError(f"max_new_tokens is {new}, with the start of the target {new + 1} tokens, more than the {self.max_len} positions "
+                                    f"of the model: set max_new_tokens to {room} or less.")
                 raise UserError(
-                    f"prompt {row} has {len(ids)} tokens ({first} included){said}, more than the "
+                    f"{what} has {len(ids)} tokens ({first} included){said}, more than the "
                     f"{self.max_len} positions of the model. Shorten the prompt"
                     + (f" or set max_new_tokens to {room} or less." if room > 0 else
                        f" to {self.max_len - bool(new)} tokens or less."))
             out.append(ids)
-        return out, [self._source(source, f"source {row}") for row, source in enumerate(sources)]
+        return out, [self._source(source, source_names[row] if source_names else f"source {row}") for row, source in enumerate(sources)]
 
     def _source(self, source: Sequence[int], what: str) -> np.ndarray:
         if not len(source):
@@ -109,19 +116,24 @@ class Limits:
 
 
 def prompt_ids(tokenizer: Any, prompt: str | Sequence[int], start: int | None = None) -> np.ndarray:
-    """A text as a document's beginning, with the separator eot in front, or as a target's, with `start`; ids as they are."""
+    """A text as a document's beginning, with the separator eot in front, or as a target's, with `start`; ids as they are.
+
+    A target of which nothing is given begins with `start` alone: what the tokenizer puts before a text is the model's to say.
+    """
     if not isinstance(prompt, str):
         return np.asarray(prompt)
     first = tokenizer.eot if start is None else start
-    return np.concatenate([[first], np.asarray(tokenizer.encode(prompt), np.int64)]).astype(np.int32)
+    ids = tokenizer.encode_sides([prompt])[0] if start is not None and prompt else tokenizer.encode(prompt)
+    return np.concatenate([[first], np.asarray(ids, np.int64)]).astype(np.int32)
 
 
 def source_ids(tokenizer: Any, source: str | Sequence[int]) -> np.ndarray:
     """A text as the encoder of an encoder-decoder was trained to read it; ids as they are."""
     if not isinstance(source, str):
         return np.asarray(source)
-    ids = np.asarray(tokenizer.encode(source), np.int32)
-    return np.append(ids, np.int32(tokenizer.eot)) if len(ids) else ids
+    if not len(tokenizer.encode(source)):
+        return np.zeros(0, np.int32)
+    return np.append(tokenizer.encode_sides([source])[0], np.int32(tokenizer.eot))
 
 
 def padded(prompts: Sequence[np.ndarray], width: int, fill: int, left: bool = True) -> dict[str, np.ndarray]:

@@ -97,10 +97,10 @@ class Beams:
     def stream(self, *_: Any, **__: Any) -> Iterator[Any]:
         raise UserError("beam search cannot stream: its best text is known only at the end. Set beams to 1, or ask for the whole text")
 
-    def check(self, prompts: Sequence[Sequence[int]], config: Config,
-              sources: Sequence[Sequence[int]] = ()) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """(prompts, sources) as they will be fed; UserError when one does not fit the model, the tokenizer or the limit."""
-        return self.limits.check(prompts, config, sources=sources)
+    def check(self, prompts: Sequence[Sequence[int]], config: Config, sources: Sequence[Sequence[int]] = (),
+              **names: Sequence[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(prompts, sources) as they will be fed, and `names` for errors: UserError as from `Limits.check`."""
+        return self.limits.check(prompts, config, sources=sources, **names)
 
     def _search(self, params: Params, inputs: tuple, *, setting: tuple, draw: Draw, room: int) -> _Beams:
         batch, limit = inputs

@@ -114,13 +114,13 @@ class Decoder:
                 return
             now, shown = ahead, read.lengths
 
-    def check(self, prompts: Sequence[Sequence[int]], config: Config,
-              sources: Sequence[Sequence[int]] = ()) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """(prompts, sources) as they will be fed; UserError when one does not fit the model, the tokenizer or the limit."""
+    def check(self, prompts: Sequence[Sequence[int]], config: Config, sources: Sequence[Sequence[int]] = (),
+              **names: Sequence[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """(prompts, sources) as they will be fed, and `names` for errors: UserError as from `Limits.check`."""
         if config.beams > 1:
             raise UserError(f"beams is {config.beams}: a beam is known only at its end, so it neither streams nor samples; "
                             "use generate.beam.Beams, or set beams to 1")
-        return self.limits.check(prompts, config, sources=sources)
+        return self.limits.check(prompts, config, sources=sources, **names)
 
     def _start(self, params: Params, prompts: Sequence[Sequence[int]], config: Config, rows: Sequence[int],
                bad_words: tuple[tuple[int, ...], ...] = (), sources: Sequence[Sequence[int]] = ()) -> tuple:

@@ -32,13 +32,14 @@ class Scorer:
         self._programs = Programs(lambda replicated: (jax.jit(self._score, out_shardings=replicated),), layout)
 
     def run(self, params: Params, sequences: Sequence[Sequence[int]], config: Config = Config(), *,
-            sources: Sequence[Sequence[int]] = ()) -> list[np.ndarray]:
+            sources: Sequence[Sequence[int]] = (), **names: Sequence[str]) -> list[np.ndarray]:
         """For each sequence of n ids, float32 [n - 1]: log p(id i + 1 | ids 0 to i), with neither temperature nor filters.
 
         Of an encoder-decoder a sequence is a target with its start, and `sources` are what they are targets of. UserError
-        for ids that the tokenizer lacks, for sequences longer than the model's positions, and for logits that are not finite. config.batch sequences at a time.
+        for ids that the tokenizer lacks, for sequences longer than the model's positions, and for logits that are not finite;
+        `names` are those of `Limits.check`. config.batch sequences at a time.
         """
-        sequences, sources = self.limits.check(sequences, config, new=0, sources=sources)
+        sequences, sources = self.limits.check(sequences, config, new=0, sources=sources, **names)
         out = []
         for first in range(0, len(sequences), config.batch):
             part = sequences[first : first + config.batch]
@@ -87,11 +88,13 @@ class Scored:
 
 
 def score(scorer: Scorer, params: Params, tokenizer: Any, texts: Sequence[str], config: Config = Config(),
-          prompts: Sequence[str | Sequence[int]] = (), *, sources: Sequence[str | Sequence[int]] = ()) -> list[Scored]:
+          prompts: Sequence[str | Sequence[int]] = (), *, sources: Sequence[str | Sequence[int]] = (),
+          **names: Sequence[str]) -> list[Scored]:
     """How probable each text is after its prompt ("" for all by default: as a document's beginning), given its source if any.
 
     A prompt and its text are encoded apart, as generation continues a prompt by whole tokens: a text in the middle of a
-    sentence begins with its space. That the text ends there is not part of the probability.
+    sentence begins with its space. That the text ends there is not part of the probability. names, source_names: what errors
+    call the texts and the sources.
     """
     prompts = list(prompts) or [""] * len(texts)
     begun = [prompt_ids(tokenizer, prompt, scorer.limits.start) for prompt in prompts]
@@ -100,8 +103,11 @@ def score(scorer: Scorer, params: Params, tokenizer: Any, texts: Sequence[str], 
     for text, ids in zip(texts, said, strict=True):
         if not len(ids):
             raise UserError(f"the text {text!r} has no tokens, so there is nothing to score: leave it out")
-    rows = scorer.run(params, [np.concatenate(pair).astype(np.int32) for pair in zip(begun, said, strict=True)], config,
-                      sources=read)
+    # A target that is given from its beginning begins as in training.
+    whole = [tokenizer.encode_sides([text])[0] if scorer.limits.source and prompt == "" else ids
+             for text, prompt, ids in zip(texts, prompts, said, strict=True)]
+    rows = scorer.run(params, [np.concatenate(pair).astype(np.int32) for pair in zip(begun, whole, strict=True)], config,
+                      sources=read, **names)
     return [Scored(prompt, text, ids, row[-len(ids):])
             for prompt, text, ids, row in zip(prompts, texts, said, rows, strict=True)]
 
@@ -117,8 +123,9 @@ class Choice:
 
 
 def choose(scorer: Scorer, params: Params, tokenizer: Any, prompts: Sequence[str | Sequence[int]], choices: Sequence[str],
-           config: Config = Config(), *, sources: Sequence[str | Sequence[int]] = ()) -> list[list[Choice]]:
-    """For each prompt (or source) all choices, the most probable first; equal ones in the order given. UserError as from `score`.
+           config: Config = Config(), *, sources: Sequence[str | Sequence[int]] = (), names: Sequence[str] = ()) -> list[list[Choice]]:
+    """For each prompt (or source) all choices, the most probable first; equal ones in the order given. UserError as from `score`,
+    which calls the prompts (or sources) by `names`.
 
     Sums are compared, so that of two choices the longer is at a disadvantage where it says more.
     """
@@ -126,7 +133,8 @@ def choose(scorer: Scorer, params: Params, tokenizer: Any, prompts: Sequence[str
         raise UserError(f"there must be two choices or more, all different: {', '.join(map(repr, choices)) or 'none given'}")
     prompts = prompts or [""] * len(sources)
     each = lambda given: [one for one in given for _ in choices]
-    rows = score(scorer, params, tokenizer, list(choices) * len(prompts), config, each(prompts), sources=each(sources))
+    rows = score(scorer, params, tokenizer, list(choices) * len(prompts), config, each(prompts), sources=each(sources),
+                 **{"source_names" if sources else "names": each(names)})
     out = []
     for first in range(0, len(rows), len(choices)):
         part = rows[first : first + len(choices)]

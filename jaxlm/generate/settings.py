@@ -25,6 +25,7 @@ class Config:
     frequency_penalty: float = 0.0  # subtracted for each time that it was
     no_repeat_ngram: int = 0  # no run of this many tokens comes twice, prompt included; 0 = off
     bad_words: tuple[str, ...] = ()  # texts that are never generated, as the tokens that they are on their own
+    suppress: tuple[int, ...] = ()  # ids of tokens that are never generated: of an imported Marian its <pad>
     forced_bos: int = -1  # id of the token that every continuation begins with: BART's <s>, a language; -1 = none
     stop: tuple[str, ...] = ()  # a continuation ends before the first of these texts
     stop_at_eot: bool = True  # a row ends at the end-of-text token
@@ -62,6 +63,8 @@ class Config:
                 out.append(f"{name} is {texts!r}: it must be texts in parentheses, as in ('one','two')")
             elif not all(texts):
                 out.append(f"{name} has a text of zero length, which is everywhere: take it out")
+        if not isinstance(self.suppress, (tuple, list)) or not all(isinstance(i, int) and i >= 0 for i in self.suppress):
+            out.append(f"suppress is {self.suppress!r}: it must be ids of tokens in parentheses, as in (1,2)")
         if self.forced_bos < -1:
             out.append(f"forced_bos is {self.forced_bos}: it must be the id of a token, or -1 (none)")
         if not 0 <= self.seed < 2**32:
@@ -103,7 +106,8 @@ def draw_of(config: Config, bad_words: tuple[tuple[int, ...], ...] = (), drafted
     if config.bad_words and not bad_words:
         raise ValueError("bad_words are texts: give their token ids too")
     c = config
-    penalties = Penalties(c.repetition_penalty, c.presence_penalty, c.frequency_penalty, c.no_repeat_ngram, bad_words, c.min_new_tokens,
+    never = (*bad_words, *((i,) for i in c.suppress))
+    penalties = Penalties(c.repetition_penalty, c.presence_penalty, c.frequency_penalty, c.no_repeat_ngram, never, c.min_new_tokens,
                           c.forced_bos)
     return Draw(c.temperature, c.top_k, c.top_p, c.min_p, c.typical_p, penalties, c.stop_at_eot,
                 c.speculate if drafted else 0)

@@ -32,14 +32,15 @@ class Result:
 def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str | Sequence[int]] = (), config: Config = Config(),
              on_text: Callable[[int, str], None] | None = None, *, sources: Sequence[str | Sequence[int]] = (), max_len: int = 0,
              source_len: int = 0, layout: Layout | None = None, decoder: Decoder | Beams | None = None,
-             on_done: Callable[[int], None] | None = None) -> list[Result]:
+             on_done: Callable[[int], None] | None = None, names: Sequence[str] = (), rows: Sequence[int] = ()) -> list[Result]:
     """Continue every prompt; `on_text(i, piece)` gets each new piece of prompt i's text, never a part of a character.
 
     A prompt is a document's beginning: the separator `eot` goes in front, as in the training stream, so an empty
     prompt asks for a new document. A prompt of token ids (a chat's, say) is fed as it is. The tokenizer has encode(text),
     stream() with push(id) and flush(), vocab_size and eot. `max_len` is the number of positions the model has (0 = no
-    limit). Prompts are decoded config.batch at a time; prompt i draws the same tokens whatever the others are. `on_done(n)`
-    is told of the n prompts of every batch that is finished.
+    limit). Prompts are decoded config.batch at a time; prompt i draws the same tokens whatever the others are, as the i-th or
+    as the number that `rows` gives it. `on_done(n)` is told of the n prompts of every batch that is finished. `names` are
+    what errors call the prompts (or sources).
     An encoder-decoder is given `sources`, one for each result, of at most `source_len` positions: texts are read as in
     training, token ids as they are. Its prompts, if any, are how the targets begin. Sources of like length are decoded
     together; results come in the order given.
@@ -56,31 +57,34 @@ def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str |
         decoder = (Beams if config.beams > 1 else Decoder)(model, tokenizer.eot, tokenizer.vocab_size, max_len, layout, start=start,
                                                            source_len=source_len)
     prompts = prompts or [""] * len(sources)
+    rows = rows or range(len(prompts))
     encoded = [prompt_ids(tokenizer, prompt, decoder.limits.start) for prompt in prompts]
     read = [source_ids(tokenizer, source) for source in sources]
     bad_words = tuple(tuple(map(int, tokenizer.encode(word))) for word in config.bad_words)
     if encoded:
-        decoder.check(encoded, config, read)  # all of them before the first is decoded
+        # All of them before the first is decoded.
+        decoder.check(encoded, config, read, **{"source_names" if sources else "names": names})
         if on_text is not None and isinstance(decoder, Beams):
             decoder.stream()
     out: list[list[Result]] = [[] for _ in prompts]
     # Short sources are not padded to long ones, nor do their short targets wait for long ones.
     order = sorted(range(len(prompts)), key=lambda i: len(read[i])) if read else range(len(prompts))
     for first in range(0, len(prompts), config.batch):
-        rows = order[first : first + config.batch]
-        take = lambda given: [given[i] for i in rows] if given else []
+        part = order[first : first + config.batch]
+        take = lambda given: [given[i] for i in part] if given else []
         new = lambda i: _Text(i, encoded[i][isinstance(prompts[i], str):], tokenizer, config, on_text)
         result = lambda text, score=None: text.result(prompts[text.index], score, sources[text.index] if sources else None)
         if isinstance(decoder, Beams):
             found = decoder.run(params, take(encoded), config, bad_words, sources=take(read))
-            for row, i in enumerate(rows):
+            for row, i in enumerate(part):
                 for n in range(config.n_best):
                     text, size = new(i), found.lengths[row, n]
                     text.add(found.tokens[row, n, :size], found.logprobs[row, n, :size], bool(found.ended[row, n]))
                     out[i].append(result(text, float(found.scores[row, n])))
         else:
-            texts = [new(i) for i in rows]
-            for piece in _pieces(decoder, params, take(encoded), config, rows, bad_words, take(read), on_text is not None):
+            texts = [new(i) for i in part]
+            for piece in _pieces(decoder, params, take(encoded), config, [rows[i] for i in part], bad_words,
+                                 take(read), on_text is not None):
                 for row, text in enumerate(texts):
                     count = piece.counts[row]
                     text.add(piece.tokens[row, :count], piece.logprobs[row, :count], bool(piece.ended[row]))
@@ -89,7 +93,7 @@ def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str |
             for text in texts:
                 out[text.index].append(result(text))
         if on_done is not None:
-            on_done(len(rows))
+            on_done(len(part))
     return [one for found in out for one in found]
 
 

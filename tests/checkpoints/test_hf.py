@@ -347,10 +347,10 @@ def test_the_start_of_a_target():
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}, unk_token="<unk>"))
     made.add_special_tokens(["<pad>", "</s>", "<unk>"])
     words = file.JsonTokenizer(made.to_str())
-    assert words.vocabulary.start == 1 and folder.start_name({"decoder_start_token_id": 0}, words) == "<pad>"
-    assert folder.start_name({"decoder_start_token_id": 1}, words) == folder.start_name({}, words) == ""
+    assert words.vocabulary.start == 1 and folder.target_roles({"decoder_start_token_id": 0}, words) == {"start": "<pad>"}
+    assert folder.target_roles({"decoder_start_token_id": 1}, words) == folder.target_roles({}, words) == {}
     with pytest.raises(UserError, match="decoder_start_token_id 3"):
-        folder.start_name({"decoder_start_token_id": 3}, words)
+        folder.target_roles({"decoder_start_token_id": 3}, words)
     started = file.JsonTokenizer(made.to_str(), roles={"start": "<pad>"})
     ids = folder.special_ids(started.vocabulary, True, True)
     assert (ids["decoder_start_token_id"], ids["eos_token_id"], ids["pad_token_id"]) == (0, 1, 0)

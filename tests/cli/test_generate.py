@@ -123,7 +123,7 @@ def test_choices_and_scores(ran):
 
 @pytest.mark.parametrize("name, message", [
     ("empty", "--prompt number 1 is empty: give a text, or --allow_empty"),
-    ("too_long", "prompt 0 has 71 tokens"),
+    ("too_long", "--prompt number 1 has 71 tokens"),
     ("other_draft", "another vocabulary"),
     ("no_draft", "is it the folder of a run?"),
     ("no_template", "no chat template"),
@@ -161,7 +161,9 @@ def test_files_of_prompts(tmp_path):
     path = tmp_path / "in.jsonl.gz"
     with gzip.open(path, "wt") as file:
         file.write('{"prompt": "ä\\n"}\n')
-    assert prompts.read([], str(path), "", False) == ["ä\n"]
+    assert prompts.read([], str(path), "", False) == [(f"{path}:1", "ä\n")]
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo")
+    assert [text for _, text in prompts.read([], str(tmp_path / "bom.txt"), "", False)] == ["one", "two"]
     with pytest.raises(UserError, match="there is no file"):
         prompts.read([], str(tmp_path / "none"), "", False)
     with pytest.raises(UserError, match="both give prompts"):

@@ -53,15 +53,6 @@ def same_bits(first: pathlib.Path, second: pathlib.Path) -> None:
         assert np.array_equal(np.asarray(a[name]).view(np.uint8), np.asarray(b[name]).view(np.uint8)), name
 
 
-def test_an_encoder_decoder_is_checked_and_makes_no_run(tmp_path):
-    """Fails if a model that nothing trains becomes a run, or the check asks for what only a run needs."""
-    source = write_case(tmp_path / "t5", "t5")
-    done = hf("check", source)
-    assert done.returncode == 0 and "every tensor comes back bit for bit" in done.stdout, done.stdout + done.stderr
-    done = hf("import", source, f"--workdir={tmp_path / 'run'}")
-    assert done.returncode != 0 and "which reads a source" in done.stderr and not (tmp_path / "run").exists(), done.stderr
-
-
 def test_there_and_back_and_used(tmp_path):
     """import -> export is bit-equal, files of the tokenizer included; the run generates, evaluates, and is trained on.
 
@@ -158,7 +149,7 @@ def test_transformers_reads_our_tokenizer(tmp_path):
         assert theirs.eos_token_id == ours.eot and len(theirs) == ours.vocab_size
 
 
-@pytest.mark.parametrize("name", ["llama", "bert", "albert"])
+@pytest.mark.parametrize("name", ["llama", "bert", "albert", "t5"])
 def test_check(tmp_path, name):
     """`check` says so of a whole folder, and names the layer where a reference is another one's: here ours is altered."""
     source = write_case(tmp_path / "m", name, "bfloat16")
@@ -174,7 +165,7 @@ def test_check(tmp_path, name):
             "    params['blocks']['mlp']['up']['kernel'] = params['blocks']['mlp']['up']['kernel'].at[1].multiply(1.01)\n"
             "    return f(apply, params, batch)\n"
             "c.ours = bent\n")
-    if name != "albert":
+    if name in ("llama", "bert"):
         done = hf("check", source, code=bend)
         assert done.returncode == 1 and "DIFFERENT, first in layer 1" in done.stdout, done.stdout + done.stderr
 

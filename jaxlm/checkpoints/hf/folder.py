@@ -143,7 +143,7 @@ class Folder:
     def texts(self, tokenizer: Tokenizer | None = None) -> dict[str, str]:
         """The files beside the weights that a copy of this model needs; with a tokenizer, that one's in place of its own."""
         names = (CONFIG, GENERATION, *(TOKENIZER if tokenizer is None else ()))
-        return _texts(self.path, names) | ({} if tokenizer is None else hf_files(tokenizer))
+        return _texts(self.path, names) | ({} if tokenizer is None else hf_files(tokenizer, sides=bool(self.hf.get("is_encoder_decoder"))))
 
 
 def _texts(path: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
@@ -159,9 +159,9 @@ def is_tokenizer(path: pathlib.Path, tokenizer: Tokenizer) -> bool:
         return False  # there is none, or not without what a run's config says of it
 
 
-def tokenizer_files(kept: pathlib.Path, tokenizer: Tokenizer) -> dict[str, str]:
+def tokenizer_files(kept: pathlib.Path, tokenizer: Tokenizer, sides: bool = False) -> dict[str, str]:
     """The files that came with a model where they still are its tokenizer (they say more: chat template, class), else `hf_files`."""
-    return _texts(kept, TOKENIZER) if is_tokenizer(kept, tokenizer) else hf_files(tokenizer)
+    return _texts(kept, TOKENIZER) if is_tokenizer(kept, tokenizer) else hf_files(tokenizer, sides=sides)
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any] | None:
@@ -177,16 +177,38 @@ def read_json(path: pathlib.Path) -> dict[str, Any] | None:
     return found
 
 
-def start_name(hf: Mapping[str, Any], tokenizer: Tokenizer) -> str:
-    """Name of the token that a config.json begins a decoder's targets with, "" where the tokenizer begins them with it already."""
+def target_roles(hf: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
+    """The roles `start` and `begin` of an encoder-decoder's tokenizer as its folder has them, {} where the tokenizer has them already.
+
+    start: what config.json begins a decoder's targets with. begin: what the tokenizer's own template puts before a text.
+    UserError where these are not special tokens of this tokenizer, or its template does not end a text with eot.
+    """
+    found, name = {}, {i: name for name, i in tokenizer.special.items()}
     start = hf.get("decoder_start_token_id")
-    if start is None or start == tokenizer.vocabulary.start:
-        return ""
-    name = next((name for name, i in tokenizer.special.items() if i == start), "")
-    if not name:
-        raise UserError(f"{CONFIG} has decoder_start_token_id {start}, and no special token of the tokenizer has that id: the tokenizer is "
-                        "not this model's. Name the right one with --config.tokenizer.path")
-    return name
+    if start not in (None, tokenizer.vocabulary.start):
+        if start not in name:
+            raise UserError(f"{CONFIG} has decoder_start_token_id {start}, and no special token of the tokenizer has that id: the tokenizer is "
+                            "not this model's. Name the right one with --config.tokenizer.path")
+        found["start"] = name[start]
+    if tokenizer.own_template is not None:
+        ids = [i if of < 0 else None for of, i, _ in tokenizer.own_template.single]
+        before, after = ids[:ids.index(None)], ids[ids.index(None) + 1:]
+        if len(before) > 1 or after != [tokenizer.eot]:
+            shown = " ".join("text" if i is None else name.get(i, str(i)) for i in ids)
+            raise UserError(f"the tokenizer puts special tokens around a text as in '{shown}': an encoder-decoder's may put one before it, and "
+                            f"the end of a text behind it, which is here {name.get(tokenizer.eot, tokenizer.eot)} (--config.tokenizer.eot names another)")
+        if before and tokenizer.roles.get("begin") != name[before[0]]:
+            found["begin"] = name[before[0]]
+    return found
+
+
+def answers(path: pathlib.Path, hf: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder says of the form of every answer, as fields of generate/settings.py: the token that it begins with, and those
+    that it never has. How an answer is searched for (beams, lengths) is the user's to say."""
+    said = {**hf, **(read_json(path / GENERATION) or {})}
+    never = [*(said.get("suppress_tokens") or ()), *(ids[0] for ids in said.get("bad_words_ids") or () if len(ids) == 1)]
+    first = said.get("forced_bos_token_id")
+    return ({} if first is None else {"forced_bos": int(first)}) | ({"suppress": tuple(sorted({*map(int, never)}))} if never else {})
 
 
 def special_ids(vocabulary: Vocabulary, causal: bool, source: bool = False) -> dict[str, int]:

@@ -19,9 +19,10 @@ class Config:
     """path: tokenizer.json, vocab.txt, vocab.json or merges.txt, or a folder that holds such a file.
 
     eot: name of the document separator; pad, cls, sep, mask: names of an encoder's tokens; "" to find them. start: name of
-    the token that a decoder which reads a source begins every target with (T5: <pad>); "": the separator. Sentinels are the
-    special tokens <extra_id_0>, <extra_id_1>, ... that it has. casing:
-    "cased" or "uncased", for a vocab.txt; "" to read it from the tokenizer_config.json beside it.
+    the token that a decoder which reads a source begins every target with (T5: <pad>); "": the separator. begin: name of the
+    token that is first in every source and (after start) in every target (BART: <s>); "": none. Sentinels are the special
+    tokens <extra_id_0>, <extra_id_1>, ... that it has. casing: "cased" or "uncased", for a vocab.txt; "" to read it from the
+    tokenizer_config.json beside it.
     """
     path: str = ""
     eot: str = ""
@@ -30,6 +31,7 @@ class Config:
     sep: str = ""
     mask: str = ""
     start: str = ""
+    begin: str = ""
     casing: str = ""
 
     def problems(self) -> list[str]:
@@ -59,6 +61,7 @@ def build(config: Config, documents: learn.Documents | None = None) -> JsonToken
     found = JsonTokenizer(text, config.eot, str(path), template)
     # What the page says, then what stands beside the tokenizer, then the usual names.
     roles = {role: getattr(config, role) or named[role] for role in ROLES if getattr(config, role) or named[role] in found.special}
+    roles |= {"begin": config.begin} if config.begin else {}
     return JsonTokenizer(text, config.eot, str(path), template, roles) if roles else found
 
 

@@ -7,12 +7,15 @@ from jaxlm.data.tokenizers.tokenizer import ROLES, Tokenizer
 _INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
-def hf_files(tokenizer: Tokenizer, max_len: int = 0, types: bool = True) -> dict[str, str]:
+def hf_files(tokenizer: Tokenizer, max_len: int = 0, types: bool = True, sides: bool = False) -> dict[str, str]:
     """{name: text} of tokenizer.json and what stands beside it; `AutoTokenizer.from_pretrained(folder)` gives the same ids.
 
-    max_len: positions that the model has, 0 not to say. types: the model has token types (DistilBERT has none).
+    max_len: positions that the model has, 0 not to say. types: the model has token types (DistilBERT has none). sides: of an
+    encoder-decoder, which reads a text as in training where the reader puts the special tokens around it: with its end.
     """
     content = json.loads(tokenizer.to_hf_json())
+    if sides and tokenizer.own_template is None:
+        content["post_processor"] = _around(tokenizer)
     names = {f"{role}_token": tokenizer.role(role) for role in ROLES if role != "start"}  # which config.json tells
     eot = next((name for name, i in tokenizer.special.items() if i == tokenizer.eot), None)
     if eot != "[SEP]":
@@ -30,3 +33,14 @@ def hf_files(tokenizer: Tokenizer, max_len: int = 0, types: bool = True) -> dict
         **({"model_max_length": max_len} if max_len else {}), **names}
     return {"tokenizer.json": json.dumps(content, ensure_ascii=False), "tokenizer_config.json": json.dumps(config, indent=2),
             "special_tokens_map.json": json.dumps(names, indent=2)}
+
+
+def _around(tokenizer: Tokenizer) -> dict:
+    """A post-processor that ends a text with eot, behind the token of the role begin where there is one."""
+    name = {i: name for name, i in tokenizer.special.items()}
+    begin, end = tokenizer.roles.get("begin"), name[tokenizer.eot]
+    special = lambda token: [{"SpecialToken": {"id": token, "type_id": 0}}] if token else []
+    side = lambda of: [*special(begin), {"Sequence": {"id": of, "type_id": 0}}, *special(end)]
+    ids = {token: tokenizer.special[token] for token in (begin, end) if token}
+    return {"type": "TemplateProcessing", "single": side("A"), "pair": [*side("A"), *side("B")],
+            "special_tokens": {token: {"id": token, "ids": [i], "tokens": [token]} for token, i in ids.items()}}

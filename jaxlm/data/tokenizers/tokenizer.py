@@ -45,6 +45,7 @@ class Tokenizer(abc.ABC):
     special: dict[str, int]
     unknown: str | None = None  # name of the token for what has none
     roles: Mapping[str, str] = MappingProxyType({})  # names of tokens of a role, where they are not the usual ones
+    own_template: pairs.Template | None = None  # the special tokens that it came with to be put around a text
     chat: Template | None = None  # how a conversation is written, where the tokenizer came with a template
 
     @abc.abstractmethod
@@ -83,6 +84,16 @@ class Tokenizer(abc.ABC):
         return Vocabulary(self.vocab_size, self.eot, tuple(sorted({*self.special.values(), self.eot})), **roles,
                           continues=self.continues(), sentinels=tuple(i for _, i in numbered))
 
+    def encode_sides(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """int32 ids of texts that an encoder-decoder reads or answers: behind the token of the role begin, where there is one.
+
+        The eot that ends each is not among them, nor the start of a target.
+        """
+        found, begin = self.encode_batch(texts), self.roles.get("begin")
+        if begin is None:
+            return found
+        return [np.concatenate([np.array([self.special[begin]], np.int32), ids]) for ids in found]
+
     def role(self, role: str) -> str | None:
         """Name of the token of a role of ROLES."""
         return self.roles.get(role) or usual(role, self.special)
@@ -106,7 +117,7 @@ class Tokenizer(abc.ABC):
         return [self.template(a, b, max_len) for a, b in zip(ids, others, strict=True)]
 
     def piece(self, i: int) -> str:
-        """What a listing shows of one id: the text that it stands for, or its name where that is no text of its own."""
+        """What a listing shows of one id: the text that it stands for, or its name where that is no text of its own (<0xC3>: a byte)."""
         return self.decode([i], special=True)
 
     def encode(self, text: str) -> np.ndarray:
@@ -154,6 +165,9 @@ class ByteTokenizer(Tokenizer):
 
     def _bytes(self, i: int, special: bool) -> bytes:
         return bytes((i,)) if i < 256 else self._names[i - 256].encode() if special else b""
+
+    def piece(self, i: int) -> str:
+        return _shown(self._bytes(i, True))
 
     def token_id(self, token: str) -> int:
         raw = token.encode()
@@ -238,7 +252,11 @@ class JsonTokenizer(Tokenizer):
 
     @functools.cached_property
     def template(self) -> pairs.Template:
-        return pairs.of_processor(self._processor) or super().template
+        return self.own_template or super().template
+
+    @functools.cached_property
+    def own_template(self) -> pairs.Template | None:
+        return pairs.of_processor(self._processor)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         for text in texts:
@@ -288,7 +306,7 @@ class JsonTokenizer(Tokenizer):
         return bytes(table[c] for c in token) if all(c in table for c in token) else token.encode()
 
     def piece(self, i: int) -> str:
-        return super().piece(i) if self.byte_level else self._inner.id_to_token(i) or ""
+        return _shown(self._bytes(i, True)) if self.byte_level else self._inner.id_to_token(i) or ""
 
     def token_id(self, token: str) -> int:
         found = self._inner.token_to_id(token)
@@ -344,6 +362,14 @@ def from_json(text: str) -> Tokenizer:
             raise
         raise UserError(f"the stored tokenizer is damaged ({e!r}): restore the checkpoint from a copy") from e
     raise UserError(f"the stored tokenizer is of an unknown kind {kind!r}: it was written by a newer version of jaxlm")
+
+
+def _shown(raw: bytes) -> str:
+    """Bytes as text, or one by one where they are a part of a character."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(chr(b) if b < 128 else f"<0x{b:02X}>" for b in raw)
 
 
 def _utf8(text: str) -> bytes:
