@@ -130,7 +130,7 @@ def test_remat(family, remat):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family,rule,documents,remat,micro_batches",
-                         itertools.product(FAMILIES, sorted(rules.RULES), ("packed", "unpacked"), ("none", "full"), (1, 4)))
+                         list(itertools.product(FAMILIES, sorted(rules.RULES), ("packed", "unpacked"), ("none", "full"), (1, 4))))
 def test_every_combination(family, rule, documents, remat, micro_batches):
     """The whole product, of which the tests above are the part that is run always."""
     without = OF_A_MICRO_BATCH.get(family, {})
