@@ -1,10 +1,25 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""A small LSTM on the Python standard library's own sources, its state carried from step to step.
+"""A small LSTM, its state carried from step to step, to be laid beside the quickstart's GPT: on Python's standard library or your text.
 
 jaxlm train --config=configs/lstm_tiny.py --workdir=runs/lstm
 
-Parameters, text, tokenizer, tokens a step and optimizer are those of configs/gpt_tiny.py (4.3M), so that their curves can be compared.
-Result: not measured; no run of this page has been finished.
+Parameters (4.3M), text, tokenizer, tokens a step and optimizer are those of configs/gpt_tiny.py. Both on tiny shakespeare (1.1 MB), cut into
+100 documents by `mkdir shakespeare && split -l 400 --additional-suffix=.txt input.txt shakespeare/`, a tenth of them held out:
+
+SAME="--config.source.path=shakespeare/ --config.data.holdout=0.1 --config.model.dtype=bfloat16 --config.eval.every=40"
+jaxlm train --config=configs/gpt_tiny.py $SAME --workdir=runs/gpt
+jaxlm train --config=configs/lstm_tiny.py $SAME --workdir=runs/lstm
+jaxlm curves runs/gpt runs/lstm
+
+Result: held-out bits per byte after as many steps of 2,048 tokens (byte trigrams of the same text: 2.777)
+
+| steps | 40 | 80 | 120 | 160 | 200 | 240 | minutes of training steps |
+|---|---|---|---|---|---|---|---|
+| GPT, 4 layers of 256, rows of 256 shuffled | 2.410 | 2.244 | 2.167 | 2.109 | 2.078 | 2.052 | 7.2 |
+| LSTM, 2 layers of 432, rows of 64 carried | 2.774 | 2.430 | 2.230 | 2.128 | 2.083 | 2.058 | 8.2 |
+
+on 2 cores of an AMD EPYC, Python 3.12 and jax 0.12, partly at once and beside the work of others; alone, a step took 0.85 s (GPT) and 1.0 s
+(LSTM). The learning rate is the one that was chosen for the GPT.
 """
 from jaxlm import build
 
