@@ -14,7 +14,7 @@ from jaxlm.core.errors import UserError
 from jaxlm.parallel import place
 from jaxlm.training import flight
 from jaxlm.data.tokenizers.tokenizer import ByteTokenizer
-from tests import tiny
+from tests import families, tiny
 from tests.test_configs import load
 
 
@@ -80,6 +80,24 @@ def test_a_replayed_step_is_the_recorded_one(run, at, origin, capsys):
     shown = capsys.readouterr().out
     assert f"replayed from {origin} " in shown and "DIFFERS" not in shown and ("every number of the step was finite" in shown) == (at == 6)
     assert shown.count("equal") >= 4
+
+
+@pytest.mark.parametrize("family", [pytest.param(name, marks=[] if name == "transformer" else [pytest.mark.slow])
+                                    for name in families.FAMILIES if name != "gpt"])
+def test_every_family_is_replayed(family, tmp_path, capsys):
+    """As above, with what another family draws, reads and adds to its loss."""
+    config = tiny.shrink(families.config_of(family), tiny.write_text(tmp_path / "text"), tmp_path / "cache")
+    for field in config.model:
+        if field.endswith("dropout"):
+            config.model[field] = 0.1
+    config.train.update(steps=4, picture=False, baseline="", sample_tokens=0)
+    config.checkpoints.update(every=2, best=0, async_save=False)
+    with tiny.workdir(tmp_path / "run") as run:
+        train.main(config)
+    capsys.readouterr()
+    assert replayed(run, 4) == 0
+    shown = capsys.readouterr().out
+    assert "replayed from checkpoint 2 " in shown and "DIFFERS" not in shown and shown.count("equal") >= 4
 
 
 def test_a_row_of_several_steps_is_replayed_whole(run, capsys):

@@ -8,7 +8,7 @@ from jaxlm import build
 from jaxlm.cli import experiment as experiments
 from jaxlm.data import pipeline, sampler
 from jaxlm.parallel import mesh, place, rules
-from tests import tiny
+from tests import families, tiny
 from tests.test_equivalence import MESHES, layout_of
 
 BATCH, STEPS = 16, (3, 7)
@@ -43,7 +43,23 @@ def test_hosts_draw_one_batch(drawn, name, hosts):
     A host is a part of the devices: which rows it draws is asked of the same function, and they are drawn by the same
     pipeline, as by a process that has no others. That processes are such parts is tests/test_processes.py.
     """
-    here, (source, prepare) = layout(name), drawn
+    most = same_rows(layout(name), *drawn, hosts)
+    if name != "turned":  # whose hosts hold rows that lie apart
+        assert most == BATCH // min(hosts, PARTS[name])
+
+
+@pytest.mark.parametrize("family", ["bert", "transformer"])
+def test_hosts_draw_one_batch_of_pairs(family, tmp_path):
+    """Pairs of sentences, and sources with their targets. Fails if the other document is drawn by a row's number in the host's part:
+    `i` for `numbers[i]` in Sampler.batch."""
+    config = tiny.shrink(families.config_of(family), tiny.write_text(tmp_path / "text"), tmp_path / "cache")
+    tokenizer, corpus = experiments.text(config, tmp_path)
+    prepare = build.build(config, "objective", tokenizer.vocabulary).prepare
+    assert same_rows(layout("fsdp"), sampler.Sampler(corpus.train, BATCH, seed=5), prepare, 4) == 4
+
+
+def same_rows(here: place.Layout, source: sampler.Sampler, prepare, hosts: int) -> int:
+    """Every row of some batches is that of the whole batch, whichever host draws it; the most rows that a host draws."""
     with pipeline.batches(source, prepare, *STEPS) as whole:
         expected = list(whole)
     devices, most = jax.devices(), 0
@@ -67,5 +83,4 @@ def test_hosts_draw_one_batch(drawn, name, hosts):
         for row, [one] in rows.items():
             for field, x in batch.items():
                 np.testing.assert_array_equal(one[field], x[row], err_msg=field)
-    if name != "turned":  # whose hosts hold rows that lie apart
-        assert most == BATCH // min(hosts, PARTS[name])
+    return most
