@@ -43,6 +43,7 @@ def folder(tmp_path_factory):
     written = tiny.write_pairs(here)
     for end, side in (("en", "source"), ("de", "target")):
         pathlib.Path(f"{written}.{side}").rename(here / f"my_pairs.{end}")
+        (here / f"my_test.{end}").write_text("big dog\nred sun\n")
     (here / "prompts.txt").write_text("the quick\nbrown\n")
     LocalBuilder(name="corpus", version="1.0.0", data_dir=here / "my_tfds", file_format="array_record",
                  features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),

@@ -8,8 +8,10 @@ import re
 import signal
 
 import pytest
+import tensorflow_datasets as tfds
 
 from tests import tiny
+from tests.data import test_tfds_source
 from tests.test_resume import STRIKE
 
 WORDS = dict(zip("the dog street big girl green over runs house small".split(),
@@ -54,8 +56,19 @@ def ran(tmp_path_factory):
     (here / "long.txt").write_text("the dog\n" + "street " * 40 + "\n")
     prompts, file = [f"--prompt={line}" for line in full], f"--input={here / 'in.txt'}"
     generate = lambda *words: ["generate", run, *words]
+    both = [line.read_text().splitlines() for line in (here / "pairs.en", here / "pairs.de")]
+    (here / "pairs.jsonl").write_text("".join(json.dumps({"id": 1, "en": en, "de": de}) + "\n" for en, de in zip(*both)))
+    test_tfds_source.LocalBuilder(
+        name="corpus", version="1.0.0", data_dir=str(here / "tfds"), file_format="array_record", disable_shuffling=True,
+        features=tfds.features.FeaturesDict({"en": tfds.features.Text(), "de": tfds.features.Text()}),
+        split_datasets={"train": [(i, {"en": en, "de": de}) for i, (en, de) in enumerate(zip(*both))]}).download_and_prepare()
+    of_fields = lambda source: [word.replace("multi30k.py", f"multi30k.py:source={source}") for word in page if "source.path" not in word] + [
+        "--config.source.field=en", "--config.source.target_field=de", f"--workdir={here / source}"]
     commands = {
         "tokenize": ["tokenize", *page, run],
+        "jsonl": ["tokenize", *of_fields("jsonl"), f"--config.source.path={here / 'pairs.jsonl'}"],
+        "tfds": ["tokenize", *of_fields("tfds"), f"--config.source.dataset={here / 'tfds' / 'corpus' / '1.0.0'}"],
+        "wrong_field": ["tokenize", *of_fields("jsonl"), f"--config.source.path={here / 'pairs.jsonl'}", "--config.source.target_field=dee"],
         "inspect": ["inspect", *page],
         "arm": ["python", STRIKE.format(step=3, signal=int(signal.SIGTERM))],
         "stopped": ["train", *page, run],
@@ -125,7 +138,7 @@ def test_trained_in_two_parts_as_in_one(ran):
 
 
 def test_what_is_shown_of_pairs(ran):
-    """Both sides by name, in the order of the lines. Fails if the tokens of a source and its target are shown as one text."""
+    """Both sides by name, as they were written, umlauts too; from fields of jsonl and tfds the same. Fails if the tokens of a source and its target are shown as one text."""
     here, said = ran
     shown = said["tokenize"].stdout.splitlines()
     assert "pairs, sources of" in shown[0] and shown[0].startswith("train: ") and shown[1].startswith("held out: ")
@@ -136,6 +149,8 @@ def test_what_is_shown_of_pairs(ran):
     raw = lambda piece: re.sub(rb"<0x(..)>", lambda m: bytes.fromhex(m[1].decode()), piece.encode())
     joined = lambda line: b"".join(map(raw, pieces(line))).decode()
     assert (joined(source), joined(target)) in zip(*lines)
+    assert said["jsonl"].stdout == said["tfds"].stdout == said["tokenize"].stdout, said["jsonl"].stderr + said["tfds"].stderr
+    assert said["wrong_field"].returncode == 2 and "has no field 'dee', did you mean 'de'?" in said["wrong_field"].stderr
     assert said["inspect"].returncode == 0 and "decoder/blocks/cross/q/kernel" in said["inspect"].stdout and "FLOPs/token" in said["inspect"].stdout
 
 
