@@ -60,7 +60,7 @@ def after(forward, params, source, target, width=24):
 @pytest.mark.parametrize("begun", [(), BEGUN], ids=["fresh", "begun"])
 def test_greedy_is_the_full_forward(pair, begun):
     """A batch of unequal sources, each alone and uncached. Fails if the padding of a source is read (`np.zeros_like` of its
-    segments are ones), if a target does not begin with `start`, or if its positions count the source's."""
+    segments are ones), or if a target does not begin with `start`."""
     model, params, forward = pair
     got = decoder(model).run(params, begun, GREEDY, sources=SOURCES)
     for row, source in enumerate(SOURCES):
@@ -77,8 +77,9 @@ def test_greedy_is_the_full_forward(pair, begun):
 
 
 def test_pieces_meshes_and_neighbours_change_nothing(pair, compiled):  # noqa: F811
-    """Fails if a source's row is not split as its target's is, if a row is named by its place, or if a program is compiled
-    for sources of a like length (`width = len` in Limits.batch)."""
+    """Fails if a row is named by its place (np.arange for `rows` in Decoder._start), or if a program is compiled for sources of a
+    like length (no `bucket` in Limits.batch). Rows of a source are split by the model's own activations: that prefill splits the
+    batch changes nothing here."""
     model, params, _ = pair
     one = decoder(model)
     whole = one.run(params, (), SAMPLED, sources=SOURCES)
