@@ -29,6 +29,7 @@ class Config:
     forced_bos: int = -1  # id of the token that every continuation begins with: BART's <s>, a language; -1 = none
     stop: tuple[str, ...] = ()  # a continuation ends before the first of these texts
     stop_at_eot: bool = True  # a row ends at the end-of-text token
+    fill: bool = False  # of a source's blanks, <extra_id_0> and so on (T5): the text is the source with them filled in
     beams: int = 1  # above 1: beam search, which draws nothing
     n_best: int = 1  # continuations for each prompt, of the beams
     length_penalty: float = 1.0  # beams are ranked by log-probability / length ** this

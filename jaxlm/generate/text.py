@@ -11,6 +11,7 @@ from jaxlm.core.types import Params
 from jaxlm.generate.batch import prompt_ids, source_ids
 from jaxlm.generate.beam import Beams
 from jaxlm.generate.decode import Decoder, Piece
+from jaxlm.generate.fill import blanked, filled
 from jaxlm.generate.settings import Config
 from jaxlm.generate.stop import Stops
 from jaxlm.parallel.place import Layout
@@ -41,6 +42,7 @@ def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str |
     limit). Prompts are decoded config.batch at a time; prompt i draws the same tokens whatever the others are, as the i-th or
     as the number that `rows` gives it. `on_done(n)` is told of the n prompts of every batch that is finished. `names` are
     what errors call the prompts (or sources).
+    With config.fill the texts of the results are the sources, their blanks filled in, and streamed whole.
     An encoder-decoder is given `sources`, one for each result, of at most `source_len` positions: texts are read as in
     training, token ids as they are. Its prompts, if any, are how the targets begin. Sources of like length are decoded
     together; results come in the order given.
@@ -59,7 +61,10 @@ def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str |
     prompts = prompts or [""] * len(sources)
     rows = rows or range(len(prompts))
     encoded = [prompt_ids(tokenizer, prompt, decoder.limits.start) for prompt in prompts]
-    read = [source_ids(tokenizer, source) for source in sources]
+    if config.fill and not all(isinstance(source, str) for source in sources or [0]):
+        raise UserError("generate.fill fills the blanks of the texts that an encoder-decoder reads: leave it false for this model, or "
+                        "give texts")
+    read = [(blanked if config.fill else source_ids)(tokenizer, source) for source in sources]
     bad_words = tuple(tuple(map(int, tokenizer.encode(word))) for word in config.bad_words)
     if encoded:
         # All of them before the first is decoded.
@@ -72,8 +77,16 @@ def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str |
     for first in range(0, len(prompts), config.batch):
         part = order[first : first + config.batch]
         take = lambda given: [given[i] for i in part] if given else []
-        new = lambda i: _Text(i, encoded[i][isinstance(prompts[i], str):], tokenizer, config, on_text)
-        result = lambda text, score=None: text.result(prompts[text.index], score, sources[text.index] if sources else None)
+        new = lambda i: _Text(i, encoded[i][isinstance(prompts[i], str):], tokenizer, config, None if config.fill else on_text)
+
+        def result(text: _Text, score: float | None = None) -> Result:
+            found = text.result(prompts[text.index], score, sources[text.index] if sources else None)
+            if config.fill:
+                found = dataclasses.replace(found, text=filled(tokenizer, read[text.index], found.tokens))
+                if on_text is not None:
+                    on_text(text.index, found.text)
+            return found
+
         if isinstance(decoder, Beams):
             found = decoder.run(params, take(encoded), config, bad_words, sources=take(read))
             for row, i in enumerate(part):

@@ -69,7 +69,8 @@ class Config(seq2seq.Config):
             return []
         return [f"data.seq_len is {seq_len} and data.source_len {source_len}: " + (
             f"the source holds a text of {text} tokens, of which objective 'denoise' as it is set makes a target of "
-            f"{target}: set data.seq_len to {target} or more, or lower data.source_len" if text > 1 else "it holds no text of 2 tokens, raise it")]
+            f"{target}: set data.seq_len to {target} or more, or lower data.source_len" if text > 1 else
+            "it holds no text of 2 tokens, raise it")]
 
     def check(self, vocabulary: Vocabulary, longest: int) -> None:
         """UserError where texts of up to `longest` tokens need a token that the tokenizer does not have."""

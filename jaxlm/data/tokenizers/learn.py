@@ -64,7 +64,8 @@ def built(content: dict[str, Any], special: Iterable[str], eot: str, asked: int,
           roles: Mapping[str, str] = MappingProxyType({})) -> JsonTokenizer:
     """The tokenizer of a tokenizer.json whose first ids are the `special` tokens; it says where it has fewer than `asked`.
 
-    roles: as of JsonTokenizer. lstrip: the special token that takes the space before it too, for programs that read special tokens out of a text.
+    roles: as of JsonTokenizer. lstrip: the special token that takes the space before it too, for programs that read
+    special tokens out of a text.
     """
     added = [{"id": i, "content": name, "single_word": False, "lstrip": name == lstrip, "rstrip": False, "normalized": False,
               "special": True} for i, name in enumerate(special)]

@@ -33,9 +33,9 @@ class Config:
     """vocab_size: with the special tokens, 256 bytes and all pieces of one character.
 
     specials: "albert" (<pad> <unk> [CLS] [SEP] [MASK]; a sequence is [CLS] a [SEP] b [SEP]) or "t5" (<pad> </s> <unk>;
-    a </s> b </s>; a decoder begins every target with <pad>). special_tokens: further ones. lowercase, strip_accents: both are on in ALBERT. byte_fallback: a
-    character without a piece is written as its UTF-8 bytes, not as <unk>. alphabet: so many different characters have
-    a piece of their own.
+    a </s> b </s>; a decoder begins every target with <pad>). special_tokens: further ones. lowercase, strip_accents: both
+    are on in ALBERT. byte_fallback: a character without a piece is written as its UTF-8 bytes, not as <unk>. alphabet: so
+    many different characters have a piece of their own.
     """
     vocab_size: int = 8192
     specials: str = "albert"
