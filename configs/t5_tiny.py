@@ -5,6 +5,9 @@ jaxlm train --config=configs/t5_tiny.py --workdir=runs/t5
 jaxlm train --config=configs/t5_tiny.py --config.source.path=my_texts/ --workdir=runs/t5_mine
 jaxlm generate --workdir=runs/t5 --config.generate.fill=true --config.generate.temperature=0 --prompt="for i in <extra_id_0>(len(names)):"
 
+Cost: 1.3M parameters, 32,000 rows of 128 and 32 positions (1.5 epochs); 7 minutes on 2 CPU cores that others use too.
+Result, held out (Python 3.11's library): 3.77 nats a token of the targets, sentinels and ends among them, where their
+frequencies in training give 5.86; 4.36 after 250 steps.
 BART's infilling in its place: --config.objective.kind=infilling --config.objective.rate=0.3 --config.data.seq_len=128
 """
 from jaxlm import build
