@@ -74,7 +74,7 @@ def cut_down(words: list[str]) -> list[str]:
     if "transformer" in " ".join(words):
         small += ["--config.data.seq_len=32", "--config.data.source_len=32", "--config.train.sample_tokens=0"]
     if "t5_tiny" in " ".join(words):
-        small.append("--config.data.source_len=32")
+        small += ["--config.data.source_len=32", "--config.train.sample_tokens=0"]
     given = {w.split("=")[0] for w in words} - {"--config.train.steps"}
     small = list({s.split("=")[0]: s for s in small}.values())  # the last of a field
     return [s for s in small if s.split("=")[0] not in given]

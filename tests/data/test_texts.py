@@ -49,7 +49,7 @@ def test_every_token_is_in_one_row(config, cut, source_len, seq_len):
 
 def test_one_document_fills_rows_as_published():
     """Texts of 568 tokens for sources of 512 and targets of 114, without padding. Fails if a text is one token shorter:
-    `longest - 1`, or "left" for "right" where `most` is found."""
+    "left" for "right" where `most` is found."""
     for cut in (True, False):
         plan = Texts(store([568 * 5]), 114, 512, SPANS.sizes, cut)
         assert [[len(t) for t in row] for row in pieces(plan)] == [[568]] * 5 and plan.fill == (1.0, 1.0)

@@ -234,8 +234,7 @@ def counted(documents: int = 12) -> Store:
 
 
 def test_a_small_corpus_is_learned():
-    """Loss near zero where the neighbours of a blank say what is missing. Fails if sources and targets are not of one text:
-    np.roll of the source's values in denoise._lay."""
+    """Loss near zero where the neighbours of a blank say what is missing."""
     model, objective, steps = families.model_of("t5", layers=1, decoder_layers=1), denoise.build(SPANS, WORDS), 200
     schedule = schedules.build(schedules.Config(name="linear", warmup=20, final=0.0), 1e-2, steps)
     tx = optimizers.build(optimizers.Config(lr=1e-2, weight_decay=0.0), schedule, model.abstract, model.axes())
