@@ -141,6 +141,10 @@ def test_folders_and_other_kinds(tmp_path, bert):
     for path in (tmp_path, tmp_path / "spiece.model"):
         with pytest.raises(UserError, match="is a SentencePiece model.*save_pretrained"):
             file.build(file.Config(str(path)))
+    for side in ("source", "target"):
+        (tmp_path / f"{side}.spm").write_bytes(b"\x0a\x0e")
+    with pytest.raises(UserError, match="a SentencePiece model for each side.*vocab.json for both sides"):
+        file.build(file.Config(str(tmp_path)))
     write_vocab_txt(tmp_path, bert, do_lower_case=False)
     (tmp_path / "tokenizer.json").write_text(bert.to_hf_json())
     with pytest.raises(UserError, match="lowercase=True and do_lower_case=False"):

@@ -69,6 +69,9 @@ def _file(path: pathlib.Path) -> pathlib.Path:
     """The file to read."""
     if path.is_dir():
         there = sorted(os.listdir(path))
+        if {"source.spm", "target.spm"} <= {*there} and "tokenizer.json" not in there:
+            raise UserError(f"tokenizer.path: {path} has a SentencePiece model for each side (source.spm, target.spm: Marian), which is not read "
+                            "here: set it to a tokenizer.json that gives the ids of its vocab.json for both sides")
         found = [path / name for name in _FILES if name in there] + [path / n for n in there if n.endswith(".model")]
         if not found:
             raise UserError(f"tokenizer.path: the folder {path} holds no tokenizer: it must be {_KNOWN}")
