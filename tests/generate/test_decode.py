@@ -91,8 +91,7 @@ MODULES = {"gpt": gpt, "llama": llama, "lstm": lstm}
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_families_decode_as_they_compute(name, compiled):
     """Fails if a model masks cached keys by position instead of slot (`q_index=positions[0]` in layers/cache.py), or if
-    progress is laid out as each program likes (`placed = None`); or if padding on the left moves a state (drop `real` from
-    recurrent._scan)."""
+    progress is laid out as each program likes (`placed = None`)."""
     model = MODULES[name].build(FAMILIES[name])
     params = jax.jit(model.init)(jax.random.key(2))
     got = Decoder(model, EOT, VOCAB, max_len=32).run(params, PROMPTS, GREEDY)
