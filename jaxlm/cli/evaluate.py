@@ -7,18 +7,18 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from jaxlm import build
+from jaxlm.cli import chosen
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
 from jaxlm.core.errors import UserError
 from jaxlm.parallel import place
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("step", 0, "Checkpoint to use; 0 = the newest.")
 
 
 def main(config: ConfigDict) -> None:
     build.validate(config, jax.device_count())
-    trained = experiments.open_run(config, FLAGS.workdir, FLAGS.step)
+    trained = experiments.open_run(config, FLAGS.workdir, chosen.step())
     _, corpus = experiments.text(config, FLAGS.workdir, trained.tokenizer)
     if corpus.eval is None:
         raise UserError("data.holdout is 0, so this run was trained on all of its text: name other text with --config.source.path "

@@ -10,14 +10,13 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
-from jaxlm.cli import answers, judge as judges, prompts
+from jaxlm.cli import answers, chosen, judge as judges, prompts
 from jaxlm.core.errors import UserError
 from jaxlm.generate.beam import Beams
 from jaxlm.generate.decode import Decoder
 from jaxlm.generate.score import Scorer
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("step", 0, "Checkpoint to use; 0 = the newest.")
 flags.DEFINE_multi_string("prompt", [], "A text to continue, or what an encoder-decoder reads; may be given several times. Without it "
                           "and --input, lines of standard input.")
 flags.DEFINE_string("input", "", "A file with a prompt on each line; .jsonl (or .gz of either) holds them in --field. - is standard input.")
@@ -57,7 +56,7 @@ def main(config: ConfigDict) -> None:
     targets = prompts.read([], FLAGS.targets, FLAGS.field, False, True, "--targets") if FLAGS.targets else []
     if targets and len(targets) != len(given):
         raise UserError(f"there are {len(given)} prompts and {FLAGS.targets} has {len(targets)} targets: give one for each")
-    trained = experiments.open_run(config, FLAGS.workdir, FLAGS.step)
+    trained = experiments.open_run(config, FLAGS.workdir, chosen.step())
     said = [text for _, text in given]
     asked = [prompts.chat(trained.tokenizer, text, FLAGS.system) if FLAGS.chat else text for text in said]
     settings, tokenizer, limit = trained.run.section("generate"), trained.tokenizer, getattr(config.model, "max_len", 0)

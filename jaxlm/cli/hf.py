@@ -11,6 +11,7 @@ from jaxlm import __version__, build
 from jaxlm.checkpoints import safetensors, start
 from jaxlm.checkpoints.hf import compare, families, folder
 from jaxlm.checkpoints.manager import Checkpoints
+from jaxlm.cli import chosen
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
 from jaxlm.cli import folder_page
@@ -21,7 +22,6 @@ from jaxlm.data.tokenizers import tokenizer as tokenizers
 from jaxlm.parallel import place, processes
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("step", 0, "export: checkpoint to use; 0 = the newest.")
 flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16", "float16"], "export: type of the numbers; empty = the run's own.")
 flags.DEFINE_float("shard_gb", safetensors.SHARD_BYTES / 1e9, "export: size of a file, in gigabytes.", lower_bound=1e-9)
 flags.DEFINE_float("tolerance", 1e-4, "check: largest difference from the reference, relative beyond numbers of 1.")
@@ -72,7 +72,7 @@ def exporting(config: ConfigDict, out: str) -> None:
         ids = folder.special_ids(tokenizer.vocabulary, causal, sides)
         written = families.config_to_hf(config.model.name, build.section(config, "model"), tree.paths(abstract), known)
         with place.use(layout):
-            params, step = start.weights(checkpoints, abstract, FLAGS.step)
+            params, step = start.weights(checkpoints, abstract, chosen.step())
     texts = folder.tokenizer_files(kept, tokenizer, sides) | folder.generation(kept, ids, causal)
     folder.write(out, params, written if known else {**ids, **written}, texts, dtype=FLAGS.dtype, shard_bytes=int(FLAGS.shard_gb * 1e9))
     print(f"step {step} -> {out}: {written['architectures'][0]}, {count(tree.size(params))} parameters")
