@@ -105,6 +105,6 @@ def main(config: ConfigDict, action: str, where: str) -> None:
     ACTIONS[action](config, where)
 
 if __name__ == "__main__":
-    chosen = next((a for a in sys.argv[1:] if not a.startswith("-")), "")
-    command_line.run(main, needs_run=chosen == "export", words=("import, export or check", "the folder to read or to write"),
-                     page=None if chosen == "export" else page)
+    asked = next((a for a in sys.argv[1:] if not a.startswith("-")), "")
+    command_line.run(main, needs_run=asked == "export", words=("import, export or check", "the folder to read or to write"),
+                     page=None if asked == "export" else page)
