@@ -112,8 +112,12 @@ def experiment(config: ConfigDict, vocabulary: Vocabulary, devices: list | None 
     schedule = schedules.build(build.section(config, "schedule"), optimizer.lr, config.train.steps)
     tx = optimizers.build(optimizer, schedule, model.abstract, model.axes())
     with place.use(layout):
-        target = states.abstract(model, tx, trainable, layout, config.train.batch_size if config.data.packing == "stream" else 0)
+        target = states.abstract(model, tx, trainable, layout, carried_rows(config))
     return Experiment(config, layout, model, build.build(config, "objective", vocabulary), schedule, tx, trainable, target)
+
+
+def carried_rows(config: ConfigDict) -> int:  # whose state goes on from step to step
+    return config.train.batch_size if config.data.packing == "stream" else 0
 
 
 def text(config: ConfigDict, workdir: str, tokenizer: Any = None) -> tuple[Any, corpus.Corpus]:

@@ -7,6 +7,7 @@ from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 from jaxlm import build
+from jaxlm.cli import experiment
 from jaxlm.cli import flags as command_line
 from jaxlm.core import tree
 from jaxlm.core.log import count, size
@@ -33,7 +34,7 @@ def main(config: ConfigDict) -> None:
     trainable = optimizers.trainable(optimizer, model.abstract)
     schedule = schedules.build(build.section(config, "schedule"), optimizer.lr, config.train.steps)
     tx = optimizers.build(optimizer, schedule, model.abstract, model.axes())
-    target = state.abstract(model, tx, trainable, layout, config.train.batch_size if config.data.packing == "stream" else 0)
+    target = state.abstract(model, tx, trainable, layout, experiment.carried_rows(config))
 
     parameters = tree.flatten(target.params)
     axes = tree.flatten_axes(model.axes())

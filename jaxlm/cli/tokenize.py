@@ -24,14 +24,13 @@ def main(config: ConfigDict) -> None:
         if store is None:
             continue
         size = int(store.bytes.sum())
+        rows = f"{plan.source_len} and {plan.length}, filled to {plan.fill[0]:.0%} and {plan.fill[1]:.0%}" if hasattr(plan, "source_len") \
+            else config.data.seq_len
         if store.targets is not None:
             target = store.predicted
             print(f"{name}: {store.documents:,} pairs, sources of {len(store.tokens) - 1 - target + store.documents:,} tokens and targets of "
-                  f"{target:,}, each with its end ({size / target:.2f} bytes a target's token), {len(plan):,} rows of {plan.source_len} and "
-                  f"{plan.length}, filled to {plan.fill[0]:.0%} and {plan.fill[1]:.0%}")
+                  f"{target:,}, each with its end ({size / target:.2f} bytes a target's token), {len(plan):,} rows of {rows}")
             continue
-        rows = f"{plan.source_len} and {plan.length}, filled to {plan.fill[0]:.0%} and {plan.fill[1]:.0%}" if hasattr(plan, "source_len") \
-            else config.data.seq_len
         print(f"{name}: {store.documents:,} documents, {len(store.tokens):,} tokens, {size:,} bytes "
               f"({size / len(store.tokens):.2f} bytes a token), {len(plan):,} rows of {rows}")
     print(f"vocabulary: {tokenizer.vocab_size:,}; special tokens: " + " ".join(f"{name}={i}" for name, i in tokenizer.special.items()))
