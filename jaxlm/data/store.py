@@ -276,7 +276,7 @@ def _write(cache: pathlib.Path, name: str, folders: dict[str, pathlib.Path], doc
 def _encode(tokenizer: Tokenizer, batch: list[of.Document], sentences: str, pairs: bool) -> list[list[np.ndarray]]:
     """The tokens of each document, sentence by sentence or side by side."""
     if pairs:
-        ids = iter(tokenizer.encode_sides(list(of.texts(batch))))
+        ids = map(tokenizer.side, tokenizer.encode_batch(list(of.texts(batch))))
         return [[next(ids), next(ids)] for _ in batch]
     if not sentences:
         return [[ids] for ids in tokenizer.encode_batch(batch)]

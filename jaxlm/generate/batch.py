@@ -123,7 +123,8 @@ def prompt_ids(tokenizer: Any, prompt: str | Sequence[int], start: int | None = 
     if not isinstance(prompt, str):
         return np.asarray(prompt)
     first = tokenizer.eot if start is None else start
-    ids = tokenizer.encode_sides([prompt])[0] if start is not None and prompt else tokenizer.encode(prompt)
+    ids = tokenizer.encode(prompt)
+    ids = tokenizer.side(ids) if start is not None and prompt else ids
     return np.concatenate([[first], np.asarray(ids, np.int64)]).astype(np.int32)
 
 
@@ -131,9 +132,8 @@ def source_ids(tokenizer: Any, source: str | Sequence[int]) -> np.ndarray:
     """A text as the encoder of an encoder-decoder was trained to read it; ids as they are."""
     if not isinstance(source, str):
         return np.asarray(source)
-    if not len(tokenizer.encode(source)):
-        return np.zeros(0, np.int32)
-    return np.append(tokenizer.encode_sides([source])[0], np.int32(tokenizer.eot))
+    ids = tokenizer.encode(source)
+    return np.append(tokenizer.side(ids), np.int32(tokenizer.eot)) if len(ids) else ids
 
 
 def padded(prompts: Sequence[np.ndarray], width: int, fill: int, left: bool = True) -> dict[str, np.ndarray]:

@@ -104,8 +104,7 @@ def score(scorer: Scorer, params: Params, tokenizer: Any, texts: Sequence[str], 
         if not len(ids):
             raise UserError(f"the text {text!r} has no tokens, so there is nothing to score: leave it out")
     # A target that is given from its beginning begins as in training.
-    whole = [tokenizer.encode_sides([text])[0] if scorer.limits.source and prompt == "" else ids
-             for text, prompt, ids in zip(texts, prompts, said, strict=True)]
+    whole = [tokenizer.side(ids) if scorer.limits.source and prompt == "" else ids for prompt, ids in zip(prompts, said, strict=True)]
     rows = scorer.run(params, [np.concatenate(pair).astype(np.int32) for pair in zip(begun, whole, strict=True)], config,
                       sources=read, **names)
     return [Scored(prompt, text, ids, row[-len(ids):])

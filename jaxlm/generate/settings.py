@@ -26,7 +26,7 @@ class Config:
     no_repeat_ngram: int = 0  # no run of this many tokens comes twice, prompt included; 0 = off
     bad_words: tuple[str, ...] = ()  # texts that are never generated, as the tokens that they are on their own
     suppress: tuple[int, ...] = ()  # ids of tokens that are never generated: of an imported Marian its <pad>
-    forced_bos: int = -1  # id of the token that every continuation begins with: BART's <s>, a language; -1 = none
+    forced_bos: int = -1  # id of the token that every text begins with, unless its beginning is given: BART's <s>, a language; -1 = none
     stop: tuple[str, ...] = ()  # a continuation ends before the first of these texts
     stop_at_eot: bool = True  # a row ends at the end-of-text token
     fill: bool = False  # of a source's blanks, <extra_id_0> and so on (T5): the text is the source with them filled in

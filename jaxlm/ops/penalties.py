@@ -50,7 +50,7 @@ class Penalties:
     no_repeat_ngram: int = 0
     bad_words: tuple[tuple[int, ...], ...] = ()
     min_new: int = 0
-    first: int = -1  # the id that is generated first, whatever else is set; -1 = none
+    first: int = -1  # the id behind a start that stands alone, whatever else is set; -1 = none
 
 
 def penalize(logits: Array, history: History, eot: int, settings: Penalties = Penalties()) -> Array:
@@ -121,8 +121,9 @@ def min_new(logits: Array, history: History, least: Setting, eot: int) -> Array:
 
 
 def forced_first(logits: Array, history: History, first: int) -> Array:
-    """0 at the id `first` and -inf elsewhere where nothing has been generated (transformers' forced_bos_token_id)."""
-    begins = (jnp.broadcast_to(history.end, history.start.shape) == history.prompt)[:, None]
+    """0 at the id `first` and -inf elsewhere, where a row holds one token alone: the start of a target (transformers'
+    forced_bos_token_id). What a longer prompt begins with has been given."""
+    begins = (jnp.broadcast_to(history.end, history.start.shape) - history.start == 1)[:, None]
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
     return jnp.where(begins, jnp.where(ids == first, 0.0, -jnp.inf), logits)
 

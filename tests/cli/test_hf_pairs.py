@@ -119,7 +119,7 @@ def test_import_use_export(runs, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_source_is_what_the_folder_s_tokenizer_makes_of_it(runs, kind):
     """And a target is that behind its start. Fails if `begin` is not taken from the template, start not from config.json, or rows or
-    scored texts are made without begin (encode_batch for encode_sides in data/store.py, `ids` for them in generate/score.py)."""
+    scored texts are made without begin (no `tokenizer.side` in data/store.py or in generate/score.py)."""
     source, run, *_ = runs[kind]
     config, theirs = build.from_json((run / "config.json").read_text()), tokenizer_of(kind)
     ours = file.build(build.section(config, "tokenizer"))

@@ -86,6 +86,22 @@ def test_presence_and_frequency():
         np.testing.assert_allclose(got[row], logits[row] - 0.5 * (counts > 0) - 0.25 * counts, atol=1e-6)
 
 
+def test_the_first_token_is_forced_behind_a_start_alone():
+    """As transformers' processor, which asks whether there is one token; padding is none. Fails if a prompt that goes on is
+    forced too (`end == prompt`), or padding counts (`end == 1`)."""
+    tokens, starts = np.array([[1, 1, 1, 4, 9], [1, 1, 4, 5, 9], [4, 5, 6, 7, 9]], np.int32), [3, 2, 0]
+    logits = jnp.asarray(np.random.default_rng(4).normal(size=(3, 11)).astype(np.float32))
+    call = lambda end: np.asarray(penalties.penalize(logits, History(tokens, jnp.array(starts), jnp.int32(end), 4), EOT, Penalties(first=7, min_new=2)))
+    assert np.isfinite(call(4)).sum(axis=1).tolist() == [1, 10, 10] and call(4)[0, 7] == 0
+    assert np.isfinite(call(5)).sum(axis=1).tolist() == [10, 10, 10]
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+        torch, theirs = (importlib.import_module(name) for name in ("torch", "transformers"))
+        for row, start in enumerate(starts):
+            forced = theirs.ForcedBOSTokenLogitsProcessor(7)(torch.tensor(tokens[row : row + 1, start:4]), torch.tensor(np.asarray(logits)[row : row + 1]))
+            own = penalties.forced_first(logits, History(tokens, jnp.array(starts), jnp.int32(4), 4), 7)[row]
+            np.testing.assert_array_equal(forced[0].numpy(), own)
+
+
 def test_rows_that_differ():
     """A setting [B], and rows that began and stand elsewhere, are each row alone. Fails if `end` is read from row 0."""
     rng = np.random.default_rng(1)

@@ -84,15 +84,13 @@ class Tokenizer(abc.ABC):
         return Vocabulary(self.vocab_size, self.eot, tuple(sorted({*self.special.values(), self.eot})), **roles,
                           continues=self.continues(), sentinels=tuple(i for _, i in numbered))
 
-    def encode_sides(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """int32 ids of texts that an encoder-decoder reads or answers: behind the token of the role begin, where there is one.
+    def side(self, ids: np.ndarray) -> np.ndarray:
+        """A text's ids as an encoder-decoder reads or answers it: behind the token of the role begin, where there is one.
 
-        The eot that ends each is not among them, nor the start of a target.
+        The eot that ends it is not among them, nor the start of a target.
         """
-        found, begin = self.encode_batch(texts), self.roles.get("begin")
-        if begin is None:
-            return found
-        return [np.concatenate([np.array([self.special[begin]], np.int32), ids]) for ids in found]
+        begin = self.roles.get("begin")
+        return ids if begin is None else np.concatenate([np.array([self.special[begin]], np.int32), ids])
 
     def role(self, role: str) -> str | None:
         """Name of the token of a role of ROLES."""
