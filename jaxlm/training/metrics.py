@@ -3,18 +3,14 @@
 import contextlib
 import json
 import math
-import os
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import Any
-
-from tensorboardX import event_file_writer, summary
-from tensorboardX.proto import event_pb2
 
 from jaxlm.core import files
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Mean
+from jaxlm.training import events
 
 _COMPARED = ("train/loss", "train/grad_norm")
 
@@ -40,7 +36,7 @@ class Metrics:
                 last = next((row for row in reversed(kept) if row["step"] == step and "eval/loss" in row), {"step": step})
                 self.held_out = {name: float(x) for name, x in last.items() if name != "step"}
             self._file = open(self.path, "a", buffering=1)
-            self._board = _Board(workdir / "tensorboard", step + 1) if tensorboard else None
+            self._board = events.Events(workdir / "tensorboard", step + 1) if tensorboard else None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         if not self._writing:
@@ -71,29 +67,6 @@ class Metrics:
 
     def __exit__(self, *exc: Any) -> None:
         self.close()
-
-
-class _Board:
-    """Event files for TensorBoard, written at once: tensorboardX's own thread dies of a full disk, and its queue then blocks."""
-
-    def __init__(self, folder: pathlib.Path, first: int):
-        """Events of step `first` and later in older files are no longer shown."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._events = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
-        self._put(event_pb2.Event(step=first, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        found = [value for name, x in values.items() for value in summary.scalar(name, x).value]
-        self._put(event_pb2.Event(step=step, summary=summary.Summary(value=found)))
-
-    def _put(self, event: event_pb2.Event) -> None:
-        event.wall_time = time.time()
-        self._events.write_event(event)
-        self._events.flush()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._events.close()
 
 
 def figures(means: dict[str, Mean], last: dict[str, Any]) -> dict[str, float]:

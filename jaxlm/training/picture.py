@@ -4,12 +4,9 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import matplotlib
+from matplotlib.figure import Figure  # of itself: pyplot takes as long again to import, and looks for a display
 
-matplotlib.use("Agg")  # no display is needed or looked for
-from matplotlib import pyplot  # noqa: E402
-
-from jaxlm.training import metrics  # noqa: E402
+from jaxlm.training import metrics
 
 
 def loss_curve(workdir: pathlib.Path, title: str, baseline: tuple[str, float] | None = None) -> pathlib.Path:
@@ -17,7 +14,8 @@ def loss_curve(workdir: pathlib.Path, title: str, baseline: tuple[str, float] | 
     rows = metrics.read(workdir / "metrics.jsonl")
     series = lambda name: [(r["step"], r[name]) for r in rows if isinstance(r.get(name), (int, float))]
     bits = series("eval/bits_per_byte")
-    figure, axes = pyplot.subplots(1, 2 if bits else 1, figsize=(11 if bits else 6, 4), squeeze=False)
+    figure = Figure(figsize=(11 if bits else 6, 4), layout="tight")
+    axes = figure.subplots(1, 2 if bits else 1, squeeze=False)
     for name, style in (("train/loss", "-"), ("eval/loss", "o-")):
         points = series(name)
         if points:
@@ -32,10 +30,8 @@ def loss_curve(workdir: pathlib.Path, title: str, baseline: tuple[str, float] | 
         axes[0, 1].legend()
     for axis in axes[0]:
         axis.grid(alpha=0.3)
-    figure.tight_layout()
     path = workdir / "loss.png"
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
     return path
 
 
@@ -62,7 +58,8 @@ class Curve:
 def curves(runs: list[Curve], path: pathlib.Path) -> pathlib.Path:
     """Writes one picture of all runs: training loss over tokens, held-out bits per byte (or loss) over tokens and over minutes."""
     held = "eval/bits_per_byte" if any("eval/bits_per_byte" in p for run in runs for p in run.points) else "eval/loss"
-    figure, axes = pyplot.subplots(1, 3, figsize=(16, 4))
+    figure = Figure(figsize=(16, 4), layout="tight")
+    axes = figure.subplots(1, 3)
     for axis, name, by, scale in ((axes[0], "train/loss", "tokens", 1), (axes[1], held, "tokens", 1), (axes[2], held, "seconds", 60)):
         for run in runs:
             points = [(p[by] / scale, p[name]) for p in run.points if name in p]
@@ -72,8 +69,6 @@ def curves(runs: list[Curve], path: pathlib.Path) -> pathlib.Path:
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()
-    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
     return path
