@@ -102,9 +102,11 @@ def span(batch: Batch, cache: Cache | None, causal: bool = True) -> Span:
         return Span(positions, Mask(causal, q_segments=segments, k_segments=segments))
     if segments is None:
         segments = jnp.ones(tokens.shape, jnp.int32)
-    write = lambda old, new: _write(old, new, index)
+    # One row's own slot is every row's: written in place, where the slots of several rows are scattered over a copy.
+    at = index.reshape(()) if index.shape == (1,) else index
+    write = lambda old, new: _write(old, new, at)
     seen = write(cache["segments"], segments)
     rest = {"segments": seen, "positions": write(cache["positions"], positions), "index": index + tokens.shape[1]}
-    slots = lax.broadcasted_iota(jnp.int32, (*index.shape, tokens.shape[1]), index.ndim) + jnp.expand_dims(index, -1)
+    slots = lax.broadcasted_iota(jnp.int32, (*at.shape, tokens.shape[1]), at.ndim) + jnp.expand_dims(at, -1)
     mask = Mask(causal, q_segments=segments, k_segments=seen, q_index=slots)
-    return Span(positions, mask, index, {"k": cache["k"], "v": cache["v"]}, rest)
+    return Span(positions, mask, at, {"k": cache["k"], "v": cache["v"]}, rest)
