@@ -3,7 +3,8 @@
 
 python -m benchmarks.SUITE [--shape=...] [--contenders=...] [--rounds=3] [--out=FILE] with SUITE one of train, decode, input, checkpoint,
 compile, memory, growth; python -m benchmarks.report FILE... shows what a file holds. A contender is NAME or NAME@PYTHON, to run under
-another interpreter: --contenders=jaxlm,jaxlm@/path/of/another/python,torch_eager.
+another interpreter: --contenders=jaxlm,jaxlm@/path/of/another/python,torch_eager. python -m benchmarks.speculative is about trained runs:
+what a draft model is worth.
 
 On one GPU, four commands of less than ten minutes each (not run yet: no GPU was there when this was written):
 

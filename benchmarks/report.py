@@ -10,7 +10,8 @@ from benchmarks import tables
 
 def main(paths: list[str]) -> None:
     documents = [json.loads(pathlib.Path(path).read_text()) for path in paths if path != "--short"]
-    print("\n".join(tables.short(documents) if "--short" in paths else map(text, documents)))
+    lines = [*tables.short(documents), *tables.drafts(documents)] if "--short" in paths else map(text, documents)
+    print("\n".join(lines))
 
 
 def text(document: dict[str, Any]) -> str:

@@ -184,6 +184,39 @@ def collectives(case: Case, document: dict) -> list[str]:
             f"{case['other']:,} otherwise; state {case['state_bytes_per_device']:,} bytes a device"]
 
 
+def speculative(case: Case, document: dict) -> list[str]:
+    big, small = (f"{m['name']} {m['layers']} x {m['embed']} ({m['parameters'] / 1e6:.1f}M)" for m in case["models"])
+    alone = statistics.median(case["rows"][0]["seconds"])
+    out = [f"{big} with the draft {small}, {case['models'][0]['dtype']}, {case['batch']} rows, temperature {case['temperature']:g}, "
+           f"{case['new']} new tokens", "",
+           *header("tokens ahead", "tokens of a call", "ms a token: median", "rounds, ms", "times as fast")]
+    for row in case["rows"]:
+        ahead = row["speculate"] or "no draft"
+        if row["status"] != "ok":
+            out.append(line(ahead, f"{row['status']}: {row['reason']}", "", "", ""))
+            continue
+        t = statistics.median(row["seconds"])
+        out.append(line(ahead, f"{statistics.mean(row['tokens_per_call']):.2f}", f"{t * 1e3:.2f}",
+                        ", ".join(f"{s * 1e3:.2f}" for s in row["seconds"]), f"{alone / t:.2f}"))
+    return out
+
+
+def drafts(documents: list[dict]) -> list[str]:
+    """One line a case of decoding with drafts: milliseconds a token, and in brackets how many times as fast as without."""
+    cases = [case for document in documents for case in document["cases"] if case["kind"] == "speculative"]
+    if not cases:
+        return []
+    every = sorted({row["speculate"] for case in cases for row in case["rows"]} - {0})
+    out = header("type", "temperature", "no draft, ms a token", *(f"{n} ahead" for n in every))
+    for case in cases:
+        ok = {row["speculate"]: row for row in case["rows"] if row["status"] == "ok"}
+        times = {n: statistics.median(row["seconds"]) for n, row in ok.items()}
+        shown = lambda n: f"{times[n] * 1e3:.2f} ({times[0] / times[n]:.2f}x, {statistics.mean(ok[n]['tokens_per_call']):.1f} a call)"
+        out.append(line(case["models"][0]["dtype"], f"{case['temperature']:g}", f"{times[0] * 1e3:.2f}",
+                        *(shown(n) if n in ok else "" for n in every)))
+    return out
+
+
 # The columns of the short table: a heading and the contenders of which the fastest stands in it.
 SHORT = {"jaxlm": ("jaxlm",), "hand-written jit step": ("bare",), "torch as installed": ("torch_eager", "torch_compiled"),
          "torch, tuned allocator": ("torch_eager_tuned", "torch_compiled_tuned"), "Trainer": ("hf_trainer", "hf_trainer_compiled"),
@@ -192,6 +225,8 @@ SHORT = {"jaxlm": ("jaxlm",), "hand-written jit step": ("bare",), "torch as inst
 
 def short(documents: list[dict]) -> list[str]:
     """One line a shape and type over all documents: milliseconds, and in brackets how many times jaxlm's."""
+    if not any(case["kind"] == "train" for document in documents for case in document["cases"]):
+        return []
     out = header("step of", "type", *(f"{heading}, ms" for heading in SHORT))
     for document in documents:
         for case in (c for c in document["cases"] if c["kind"] == "train"):
@@ -210,5 +245,5 @@ def short(documents: list[dict]) -> list[str]:
 
 TABLES: dict[str, Callable[[Case, dict], list[str]]] = {
     "limits": limits, "train": train, "decode": decode, "input": pipeline, "checkpoint": checkpoint, "compile": compile_time,
-    "memory": memory, "growth": growth, "collectives": collectives,
+    "memory": memory, "growth": growth, "collectives": collectives, "speculative": speculative,
 }
