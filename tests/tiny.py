@@ -90,7 +90,7 @@ def command(name: str, *args: str, devices: int = 1, timeout: int = 300, code: s
 
 # What `commands` runs in its process: every command with its own flags, as a process of its own would read them.
 _COMMANDS = """
-import contextlib, io, json, runpy, sys, traceback
+import contextlib, io, json, sys, traceback
 from absl import flags
 out = []
 for words, typed in json.loads(sys.stdin.read()):
@@ -103,11 +103,12 @@ for words, typed in json.loads(sys.stdin.read()):
         if name.split(".")[0] == "config" or flags.FLAGS.find_module_defining_flag(name).startswith("jaxlm"):
             delattr(flags.FLAGS, name)
     flags.FLAGS.unparse_flags()
-    sys.argv, sys.stdin = [f"jaxlm {words[0]}", *words[1:]], io.TextIOWrapper(io.BytesIO(typed.encode()))
+    sys.argv, sys.stdin = ["jaxlm", *words], io.TextIOWrapper(io.BytesIO(typed.encode()))
     code, said, told = 0, io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
         try:
-            runpy.run_module(f"jaxlm.cli.{words[0]}", run_name="__main__")
+            from jaxlm.cli import main
+            main.main()
         except SystemExit as stop:
             code = stop.code or 0
         except BaseException:
@@ -119,13 +120,14 @@ sys.stdout.flush()
 """
 
 
-def commands(*given: list[str] | tuple[list[str], str], devices: int = 1, timeout: int = 300) -> list[subprocess.CompletedProcess]:
+def commands(*given: list[str] | tuple[list[str], str], devices: int = 1, timeout: int = 300,
+             cwd: pathlib.Path = ROOT) -> list[subprocess.CompletedProcess]:
     """Runs command lines (["generate", "--workdir=..."], or such a list and what is typed) one after another in one process;
     ["python", code] between them runs that code there."""
     asked = [one if isinstance(one, tuple) else (one, "") for one in given]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", _COMMANDS], input=json.dumps([[list(map(str, words)), typed] for words, typed in asked]),
-                          capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT)
+                          capture_output=True, text=True, timeout=timeout, env=environment, cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
     return [subprocess.CompletedProcess(words, code, out, err)
             for (words, _), (code, out, err) in zip([one for one in asked if one[0][0] != "python"],
