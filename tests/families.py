@@ -1,6 +1,8 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Every model family with what it is trained for, small: the contract tests take their models, objectives and batches here."""
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,10 +11,12 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.core import tree
 from jaxlm.core.types import Objective, Vocabulary
+from jaxlm.data.pairs import Pairs
 
 ROWS, LENGTH, VOCAB = 32, 12, 96
 SOURCE = 16  # positions of a source
 SPECIAL = 5  # ids 0 .. 4 are eot and padding, cls, sep, mask and one more
+SENTINELS = 8  # the last ids
 SMALL = {"layers": 2, "embed": 32, "heads": 4, "kv_heads": 2, "mlp": 64, "max_len": 32, "vocab_size": VOCAB,
          "embed_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0, "mlp_dropout": 0.0}
 
@@ -28,6 +32,7 @@ class Family:
 
 
 _CAUSAL = {"z_loss": 1e-3, "label_smoothing": 0.05}
+_T5 = {"head_dim": 8, "decoder_layers": 3}
 _EXPERTS = {"mlp": 48, "experts": 4, "experts_per_token": 2, "router_aux": 0.05, "router_z": 0.01}
 FAMILIES = {
     "gpt": Family("causal_lm", _CAUSAL),
@@ -37,7 +42,11 @@ FAMILIES = {
     "bert": Family("mlm", {"pairs": "nsp", "mask_rate": 0.4}),
     "albert": Family("mlm", {"pairs": "sop", "mask_rate": 0.4, "whole_word": True}, {"embedding_size": 16}),
     "transformer": Family("seq2seq", _CAUSAL),
-    "t5": Family("seq2seq", _CAUSAL, {"head_dim": 8, "decoder_layers": 3}),
+    "t5": Family("seq2seq", _CAUSAL, _T5),
+    "t5_denoise": Family("denoise", _CAUSAL | {"rate": 0.3, "span": 2.0}, _T5, "t5"),
+    "bart": Family("denoise", {"kind": "infilling", "rate": 0.3}, {
+        "positions": "learned", "position_offset": 2, "embed_norm": True, "embed_scale": False, "activation": "gelu", "logit_bias": True,
+        "init_std": 0.1}, "transformer"),
 }
 if missing := set(build.names("model")) - set(FAMILIES):
     raise AssertionError(f"add an entry to FAMILIES in tests/families.py for {', '.join(sorted(missing))}: "
@@ -48,7 +57,8 @@ def vocabulary(size: int = VOCAB) -> Vocabulary:
     """Every third token goes on with the word before it."""
     continues = np.arange(size) % 3 == 2
     continues[:SPECIAL] = False
-    return Vocabulary(size, 0, tuple(range(SPECIAL)), pad=0, cls=1, sep=2, mask=3, continues=continues)
+    return Vocabulary(size, 0, tuple(range(SPECIAL)), pad=0, cls=1, sep=2, mask=3, continues=continues,
+                      sentinels=tuple(range(size - SENTINELS, size)))
 
 
 def model_of(family: str, **changes):
@@ -60,15 +70,19 @@ def model_of(family: str, **changes):
 
 def objective_of(family: str, **changes) -> Objective:
     """The family's objective; changes that it has no field for are left out."""
-    module = build.find("objective", FAMILIES[family].objective)
-    known = {k: v for k, v in changes.items() if hasattr(module.Config(), k)}
-    return module.build(module.Config(**FAMILIES[family].options | known), vocabulary())
+    return build.find("objective", FAMILIES[family].objective).build(_settings(family, **changes), vocabulary())
+
+
+def _settings(family: str, **changes) -> Any:
+    """The Config of the family's objective."""
+    declared = build.find("objective", FAMILIES[family].objective).Config
+    return declared(**FAMILIES[family].options | {k: v for k, v in changes.items() if hasattr(declared(), k)})
 
 
 def config_of(family: str) -> ConfigDict:
     """A whole config of the family: what a page begins with."""
     of = FAMILIES[family]
-    config = build.defaults(model=of.file or family, objective=of.objective, source="parallel" if reads_source(family) else "text")
+    config = build.defaults(model=of.file or family, objective=of.objective, source="parallel" if of.objective == "seq2seq" else "text")
     config.data.packing = {"mlm": "sentences", "seq2seq": "pairs"}.get(of.objective, config.data.packing)
     for section, fields in ((config.objective, of.options), (config.model, of.model)):
         for field, value in fields.items():
@@ -80,7 +94,8 @@ def batch_of(seed: int = 0, family: str = "gpt") -> dict[str, np.ndarray]:
     """Rows of odd lengths, with padding and predictions of weight 0."""
     if FAMILIES[family].objective in ("causal_lm", "seq2seq"):
         return packed(seed) | (sources(packed(seed), seed) if reads_source(family) else {})
-    return objective_of(family).prepare(stretches(seed), lambda i: np.random.default_rng([seed, i]))
+    rows = texts(seed, _settings(family).sizes) if FAMILIES[family].objective == "denoise" else stretches(seed)
+    return objective_of(family).prepare(rows, lambda i: np.random.default_rng([seed, i]))
 
 
 def packed(seed: int) -> dict[str, np.ndarray]:
@@ -115,6 +130,20 @@ def sources(batch: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
         out["source_segments"][row, :n] = np.repeat(np.arange(len(sizes)) + 1, sizes)
         out["source_positions"][row, :n] = np.concatenate([np.arange(size) for size in sizes])
         out["source_tokens"][row, :n] = draw.integers(0, VOCAB, n)
+    return out
+
+
+def texts(seed: int, sizes: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of texts of 2 to 8 tokens, as many as both sides hold once they are denoised."""
+    draw = np.random.default_rng(seed)
+    out = {name: np.repeat(x, ROWS, 0) for name, x in Pairs.blank(LENGTH, SOURCE).items()}
+    out |= {name: np.zeros((ROWS, SOURCE), np.int32) for name in ("text", "text_segments")}
+    for row in range(ROWS):
+        lengths = draw.integers(2, 9, 5)
+        for number in range(1, 1 + ((np.cumsum(sizes(lengths), 0) <= (SOURCE, LENGTH)).all(1)).sum()):
+            first, n = lengths[: number - 1].sum(), lengths[number - 1]
+            out["text"][row, first : first + n] = draw.integers(SPECIAL, VOCAB - SENTINELS, n)
+            out["text_segments"][row, first : first + n] = number
     return out
 
 

@@ -49,7 +49,7 @@ def shrink(config, text: pathlib.Path, cache: pathlib.Path):
         config.tokenizer.special_tokens = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
         config.data.sentences = "line"  # as the little text has them
     if config.objective.name == "denoise":
-        config.tokenizer.special_tokens = tuple(f"<extra_id_{i}>" for i in range(7))
+        config.tokenizer.special_tokens = ("<mask>", *(f"<extra_id_{i}>" for i in range(6)))
     config.source.path = write_pairs(cache.parent / "pairs") if pairs else str(text)
     config.data.cache_dir = str(cache)
     config.data.seq_len = config.data.source_len = 32
