@@ -9,9 +9,12 @@ from jaxlm.cli import compare
 from jaxlm.training import metrics
 from tests import tiny
 
-SMALL = ["--config=configs/gpt_tiny.py:tokenizer=byte", "--config.source.include=('*.txt',)", "--config.data.seq_len=16", "--config.data.holdout=0.2",
-         "--config.model.layers=2", "--config.model.embed=16", "--config.model.heads=2", "--config.train.batch_size=4",
-         "--config.schedule.warmup=0"]
+ANY = ["--config.source.include=('*.txt',)", "--config.data.seq_len=16", "--config.data.holdout=0.2", "--config.model.layers=2",
+       "--config.model.embed=16", "--config.train.batch_size=4", "--config.schedule.warmup=0"]
+SMALL = ["--config=configs/gpt_tiny.py:tokenizer=byte", "--config.model.heads=2", *ANY]
+T5 = ["--config=configs/t5_tiny.py:tokenizer=byte", "--config.tokenizer.special_tokens=('<extra_id_0>','<extra_id_1>','<extra_id_2>')",
+      "--config.data.source_len=32", *ANY]
+LSTM = ["--config=configs/lstm_tiny.py:tokenizer=byte", "--config.model.hidden=16", *ANY]
 
 
 def rows(*values: tuple) -> list[dict]:
@@ -37,15 +40,16 @@ def test_words():
 
 
 def test_two_configs(tmp_path):
-    """A run equals itself; another learning rate shows in the second step, as the first is taken before any update.
+    """A run equals itself, also a T5 whose masks are drawn; of an LSTM whose state is carried another learning rate shows in the
+    second step, as the first is taken before any update.
 
     Fails if the second run is not given its own words: `FLAGS.first` twice in main()."""
     tiny.write_text(tmp_path / "text")
-    common = [*SMALL, f"--config.source.path={tmp_path / 'text'}", "--steps=3"]
-    done = tiny.command("compare", *common, "--first=data.prefetch=0", "--second=data.prefetch=3")
+    common = [f"--config.source.path={tmp_path / 'text'}", "--steps=3"]
+    done = tiny.command("compare", *T5, *common, "--first=data.prefetch=0", "--second=data.prefetch=3")
     assert done.returncode == 0, done.stderr
     assert "data.prefetch: 0 -> 3\nthe losses and gradient norms of 3 steps are equal, bit for bit" in done.stdout
-    done = tiny.command("compare", *common, "--second=optimizer.lr=0.01")
+    done = tiny.command("compare", *LSTM, *common, "--second=optimizer.lr=0.01")
     assert done.returncode == 1, done.stderr
     assert "optimizer.lr: 0.003 -> 0.01\nstep 2 is the first that differs:\n  train/loss" in done.stdout
 

@@ -11,6 +11,7 @@ from jaxlm.cli import prompts, train
 from jaxlm.core.errors import UserError
 from tests import tiny
 from tests.cli.test_errors import tiny_page
+from tests.test_configs import load
 
 # Many commands in one process: [arguments, what is typed] each; prints a list of [standard output, error].
 DRIVER = """
@@ -168,3 +169,28 @@ def test_files_of_prompts(tmp_path):
         prompts.read([], str(tmp_path / "none"), "", False)
     with pytest.raises(UserError, match="both give prompts"):
         prompts.read(["a"], str(path), "", False)
+
+
+def test_a_recurrent_model(tmp_path):
+    """It reads prompts of any length, longer than its rows; what cannot be asked is one clear error here too, and a draft needs
+    a model that can go back. Fails if data.seq_len is taken for a limit (`limit = config.data.seq_len` in cli/generate.py)."""
+    config = tiny.shrink(load(tiny.ROOT / "configs" / "lstm_tiny.py"), tiny.write_text(tmp_path / "text"), tmp_path / "cache")
+    config.train.sample_tokens = 0
+    with tiny.workdir(tmp_path / "run"):
+        train.main(config)
+    generate = lambda *words: ["generate", f"--workdir={tmp_path / 'run'}", "--config.generate.max_new_tokens=4", *words]
+    beams = ["--config.generate.temperature=0", "--config.generate.beams=2"]
+    refused = {
+        "--prompt number 1 is empty: give a text, or --allow_empty": generate("--prompt="),
+        "zero length": generate("--prompt=a", "--config.generate.stop=('',)"),
+        "--interactive asks for its prompts and streams": (generate("--interactive", *beams), "a\n"),
+        "a LSTM cannot take back what it has read": generate("--prompt=a", f"--draft={tmp_path / 'run'}"),
+        "--targets are what --score scores of an encoder-decoder": generate("--prompt=a", "--score", f"--targets={tmp_path}"),
+    }
+    long, searched, *errors = tiny.commands(generate("--prompt=" + "the fox " * 40, "--json"), generate("--prompt=the ", *beams, "--json"),
+                                            *refused.values())
+    for done in (long, searched):
+        assert done.returncode == 0 and 1 <= json.loads(done.stdout)["tokens"] <= 4, done.stderr
+    for message, done in zip(refused, errors, strict=True):
+        assert done.returncode == 2 and message in done.stderr and not done.stdout, done.stderr + done.stdout
+        assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr

@@ -64,11 +64,13 @@ def ran(tmp_path_factory):
         split_datasets={"train": [(i, {"en": en, "de": de}) for i, (en, de) in enumerate(zip(*both))]}).download_and_prepare()
     of_fields = lambda source: [word.replace("multi30k.py", f"multi30k.py:source={source}") for word in page if "source.path" not in word] + [
         "--config.source.field=en", "--config.source.target_field=de", f"--workdir={here / source}"]
+    jsonl = [*of_fields("jsonl"), f"--config.source.path={here / 'pairs.jsonl'}"]
+    prepared = [*of_fields("tfds"), f"--config.source.dataset={here / 'tfds' / 'corpus' / '1.0.0'}"]
     commands = {
         "tokenize": ["tokenize", *page, run],
-        "jsonl": ["tokenize", *of_fields("jsonl"), f"--config.source.path={here / 'pairs.jsonl'}"],
-        "tfds": ["tokenize", *of_fields("tfds"), f"--config.source.dataset={here / 'tfds' / 'corpus' / '1.0.0'}"],
-        "wrong_field": ["tokenize", *of_fields("jsonl"), f"--config.source.path={here / 'pairs.jsonl'}", "--config.source.target_field=dee"],
+        "jsonl": ["tokenize", *jsonl],
+        "tfds": ["tokenize", *prepared],
+        "wrong_field": ["tokenize", *jsonl, "--config.source.target_field=dee"],
         "inspect": ["inspect", *page],
         "arm": ["python", STRIKE.format(step=3, signal=int(signal.SIGTERM))],
         "stopped": ["train", *page, run],
@@ -76,6 +78,9 @@ def ran(tmp_path_factory):
                              "metrics.Metrics.write)"],
         "resumed": ["train", *page, run],
         "whole": ["train", *page, whole],
+        "jsonl_trained": ["train", *jsonl],
+        "tfds_trained": ["train", *prepared],
+        "jsonl_answers": ["generate", f"--workdir={here / 'jsonl'}", f"--input={here / 'in.jsonl.gz'}", "--field=en", *GREEDY, "--json"],
         "evaluate": ["evaluate", run],
         "replay": ["replay", run, f"--at={STEPS}", "--look=false"],
         "arguments": generate(*prompts, *GREEDY, "--json"),
@@ -135,6 +140,15 @@ def test_trained_in_two_parts_as_in_one(ran):
     assert found == figures(here / "whole") and len(found) == STEPS + 1
     assert rows(said, "evaluate") == [found[-1]] and "eval/bits_per_byte" in found[-1]
     assert said["replay"].returncode == 0 and "DIFFERS" not in said["replay"].stdout and said["replay"].stdout.count("equal") >= 4
+
+
+def test_trained_on_fields_as_on_files(ran):
+    """The same pairs as two fields of jsonl or tfds are the same run: losses, held-out figures, answers. Fails if a target is
+    read from the source's field: `config.field` for `config.target_field` where data/sources/jsonl.py or tfds.py make a pair."""
+    here, said = ran
+    assert said["jsonl_trained"].returncode == said["tfds_trained"].returncode == 0, said["jsonl_trained"].stderr + said["tfds_trained"].stderr
+    assert figures(here / "jsonl") == figures(here / "tfds") == figures(here / "whole")
+    assert rows(said, "jsonl_answers") == rows(said, "typed")
 
 
 def test_what_is_shown_of_pairs(ran):
