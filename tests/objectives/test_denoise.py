@@ -168,7 +168,8 @@ def test_infilling_keeps_the_text(rate, span):
 
 def test_infilling_draws_poisson_lengths():
     """Spans are of 3 tokens on average, e^-3 of them of none, and every place has a mask equally often: 3 sigma (the places, of which
-    there are many, 4). Fails if spans of no tokens are dropped, or the first places are preferred: `uniform ** 2` in noise.infilling."""
+    there are many, 4). Fails if spans of no tokens are dropped, or the first places are preferred:
+    `uniform * within(places) / places.max()` for their ranks in noise.infilling."""
     draws, length = 60, 1001
     taken, where, of = noise.infilling(np.full(draws, length), np.arange(draws), lambda i: np.random.default_rng([2, i]), 0.3, 3.0)
     budget, masks = 301, len(where)
