@@ -188,7 +188,8 @@ def test_infilling_draws_poisson_lengths():
 
 
 def test_masks_change_with_step_and_row_only():
-    """The same step gives the same masks, another step others. Fails if masks are drawn once for each text."""
+    """The same step gives the same masks, another step others. Fails if masks are drawn once for each text:
+    `lambda i: np.random.default_rng(rows["text"][i])` for the rngs of noise.spans in denoise.prepare."""
     config = denoise.Config(rate=0.3, span=1.0)
     drawn = sampler.Sampler(Texts(counted(), 30, 30, config.sizes, cut=True), 4, 3)
     prepare = denoise.build(config, WORDS).prepare
@@ -208,6 +209,7 @@ def test_packed_is_alone(family, config):
     model, objective = families.model_of(family, **({"max_len": 64} if family == "transformer" else {})), denoise.build(config, WORDS)
     params, rows = families.params_of(model), rows_of([[5, 9, 3, 12], [20, 7]])
     batch = made(config, rows)
+    assert len(texts(rows, batch)) == 6  # each is where its segment says
     alone = []
     for r in range(2):
         for k in range(1, batch["segments"][r].max() + 1):
