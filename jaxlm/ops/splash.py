@@ -36,6 +36,7 @@ def refusal(q: Array, k: Array, mask: masks.Mask, soft_cap: float, bias: Array |
 def attend(q, k, v, mask, scale, soft_cap, bias, rate, key, interpret: bool = False):
     """As ops.attention.attend, on one device's arrays; arguments that `refusal` names are not looked at.
 
+    No gradient may arrive at a query that sees nothing (a padded target, which has no weight): the kernel's is not that of a mean.
     interpret: run the kernel's program step by step on any platform, for tests.
     """
     del bias, rate, key

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Attention kernels of GPU and TPU, as far as a CPU can hold them: what they are asked, their interpreted numbers, a compiled one."""
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -81,12 +82,32 @@ def test_what_cudnn_is_asked(case, monkeypatch):
     assert asked["local_window_size"] == ((4, 0) if "window" in case and own else None)
 
 
-@pytest.mark.parametrize("case", ["causal", "packed_window", "padding", "soft_cap"])
+def splash_cases():
+    """case -> (mask, soft cap): every shape of mask with and without segments; and pairs, whose targets and padding see sources."""
+    ids, mask = packed(128), Mask(False, window=5)
+    read = jnp.concatenate([ids, ids], axis=1).at[:, 128:].set(0)
+    return {**{name: (one, 0.0) for name, one in masks_of(128).items()}, "both_ways_window": (mask, 2.0), "soft_cap": (Mask(), 2.0),
+            "padding_window": (dataclasses.replace(mask, q_segments=ids, k_segments=ids), 0.0),
+            "pairs": (Mask(False, q_segments=ids.at[0, 100:].set(9), k_segments=read), 0.0)}
+
+
+# Each shape and each feature in every run, their other combinations in slow ones.
+SPLASH = [pytest.param(name, marks=() if name in ("causal", "packed_window", "padding", "both_ways_window", "pairs") else pytest.mark.slow)
+          for name in splash_cases()]
+
+
+@pytest.mark.parametrize("case", SPLASH)
 def test_splash_interpreted(case):
-    """Values to 2e-6 and gradients to 2e-5 of the reference. Fails if the scale is left to the kernel, or a window is off by one."""
-    T, cap = 128, 2.0 if case == "soft_cap" else 0.0
-    mask, (q, k, v), scale = masks_of(T).get(case, Mask()), arrays(T), 0.4
+    """Values to 2e-6 and gradients to 2e-5 of the reference. Fails if the scale is left to the kernel, or a window is off by one,
+    or open to one side (`near` for `0 if mask.causal else near` of a causal one, or 0 of another)."""
+    (mask, cap), (q, _, _), scale = splash_cases()[case], arrays(128), 0.4
+    _, k, v = arrays(128 if mask.k_segments is None else mask.k_segments.shape[1])
     grad = jnp.asarray(RNG.standard_normal(q.shape), jnp.float32)
+    if case == "pairs":
+        # A padded target sees nothing and has no weight in a loss: its values are a mean, and no gradient arrives.
+        blind = ~(mask.q_segments[:, :, None] == mask.k_segments[:, None]).any(2)
+        assert blind.any()
+        grad = jnp.where(blind[..., None, None], 0.0, grad)
 
     def both(f):
         out, back = jax.vjp(f, q, k, v)
