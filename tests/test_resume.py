@@ -232,7 +232,7 @@ def test_a_signal_while_python_cannot_be_reached(whole):
     ("", "the text is not what"),
 ])
 def test_changes_are_refused(whole, change, word):
-    """Fails if a resumed run takes a changed setting or text without a word: drop check_resume from cli/train.py."""
+    """Fails if a resumed run takes a changed setting or text without a word: drop resume.check from cli/train.py."""
     more = whole / "text" / "more.txt"
     if not change:
         more.write_text("A document that was not there before.")

@@ -17,7 +17,6 @@ from jaxlm.checkpoints import start
 from jaxlm.checkpoints.manager import Checkpoints, Damaged
 from jaxlm.core import files, tree
 from jaxlm.core.errors import UserError
-from jaxlm.core.log import say
 from jaxlm.core.types import Batch, Objective, TrainState, Vocabulary
 from jaxlm.data import corpus, pipeline, sampler
 from jaxlm.data.tokenizers import tokenizer as tokenizers
@@ -26,14 +25,6 @@ from jaxlm.parallel import compiler, mesh, place, processes
 from jaxlm.training import evaluate
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
-
-# What may differ when a run goes on: rhythm, layout and formulation change nothing that is computed.
-FREE = (
-    "train.steps", "train.log_every", "train.profile", "train.tensorboard", "train.picture", "train.baseline", "train.sample",
-    "train.accumulate", "train.max_skipped", "train.flights", "train.explode", "train.allow_changes", "train.compiler_options", "eval.",
-    "checkpoints.", "generate.", "mesh.", "rules", "table.", "start.", "data.cache_dir", "data.prefetch", "data.verify", "model.scan",
-    "model.remat", "model.attention_backend", "objective.chunks")
-
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -138,28 +129,6 @@ def meta(run: Experiment, tokenizer: Any, fingerprint: Any) -> dict[str, Any]:
     """What is stored beside the state: enough to go on, to evaluate and to generate without anything else."""
     return {"config": build.to_json(run.config), "tokenizer": tokenizer.to_json(), "data": fingerprint,
             "versions": {"jaxlm": __version__, "jax": jax.__version__}, "compiler": run.compiler_options}
-
-
-def check_resume(config: ConfigDict, tokenizer: Any, fingerprint: Any, checkpoints: Checkpoints) -> None:
-    """UserError when going on would silently be another run: other text, tokenizer, model, optimizer or data order."""
-    if not checkpoints.steps():
-        return
-    stored = newest_meta(checkpoints)
-    # Each micro-batch has its own dropout: with it, their number is part of what is computed.
-    drawn = any(config.model[name] for name in config.model if name.endswith("dropout"))
-    free = tuple(name for name in FREE if not (drawn and name == "train.accumulate"))
-    imported = stored["data"] is None  # weights alone, which any text may be trained on
-    changes = [c for c in build.differences(build.from_json(stored["config"], "the checkpoint's config"), config)
-               if not c.startswith(free) and (c.startswith("model.") or not imported)]
-    if tokenizers.from_json(stored["tokenizer"]).fingerprint != tokenizer.fingerprint:
-        changes.append("the tokenizer is not the checkpoint's")
-    if stored["data"] != fingerprint and not imported:
-        changes.append("the text is not what the checkpoint was trained on")
-    if changes and not config.train.allow_changes:
-        raise UserError("this run has a checkpoint that was made with other settings:\n  " + "\n  ".join(changes)
-                        + "\nUse another --workdir, or --config.train.allow_changes=true to go on with the new ones.")
-    for change in changes:
-        say(f"going on with a change: {change}")
 
 
 def newest_meta(checkpoints: Checkpoints) -> dict[str, Any]:

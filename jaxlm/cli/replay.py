@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.checkpoints import start
 from jaxlm.checkpoints.manager import Checkpoints, Damaged
-from jaxlm.cli import compiling
+from jaxlm.cli import compiling, resume
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import flags as command_line
 from jaxlm.cli import record as records
@@ -42,7 +42,7 @@ def main(config: ConfigDict) -> None:
     with Checkpoints(workdir / "checkpoints", build.section(config, "checkpoints"), writing=False) as checkpoints:
         stored = experiments.newest_meta(checkpoints) if checkpoints.steps() else None
         tokenizer, corpus = experiments.text(config, workdir, stored and tokenizers.from_json(stored["tokenizer"]))
-        experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
+        resume.check(config, tokenizer, corpus.fingerprint, checkpoints)
         run = experiments.experiment(config, tokenizer.vocabulary)
         drawn = sampler.Sampler(corpus.train, config.train.batch_size, config.seed, config.data.shuffle)
         with place.use(run.layout):

@@ -12,7 +12,7 @@ from jaxlm import build
 from jaxlm.checkpoints import start
 from jaxlm.checkpoints.manager import Checkpoints
 from jaxlm.cli import experiment as experiments
-from jaxlm.cli import compiling, finish, record as records
+from jaxlm.cli import compiling, finish, record as records, resume
 from jaxlm.cli import flags as command_line
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
@@ -47,7 +47,7 @@ def run_in(workdir: pathlib.Path, config: ConfigDict, stop: Stop) -> None:
     say(f"{count(tree.size(run.target.params))} parameters, {len(corpus.train):,} rows of {config.data.seq_len} tokens, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), peak {count(peak)} FLOP/s each ({origin})")
     with place.use(run.layout), Checkpoints(workdir / "checkpoints", run.section("checkpoints")) as checkpoints:
-        experiments.check_resume(config, tokenizer, corpus.fingerprint, checkpoints)
+        resume.check(config, tokenizer, corpus.fingerprint, checkpoints)
         if not checkpoints.steps():
             start.check(run.section("start"), config.model.name, run.section("model"), tokenizer)
         compiling.tell_changes(run, checkpoints)

@@ -72,14 +72,20 @@ def _constant(config: Config, total: int) -> Schedule:
 
 
 SHAPES = {"cosine": _cosine, "linear": _linear, "rsqrt": _rsqrt, "wsd": _wsd, "constant": _constant}
+ENDING = ("cosine", "linear", "wsd")  # which have a step at which the final rate is reached
+
+
+def end(name: str, total: int, steps: int) -> int:
+    """The step at which the final rate is reached, in a run of so many steps; 0 where the rate has no end."""
+    return (total or steps) if name in ENDING else 0
 
 
 def build(config: Config, peak: float, steps: int) -> Schedule:
     """step (int or int32 array) -> float32 learning rate; `steps` is the run's length, used where config.total is 0."""
     if problems := config.problems():
         raise UserError("; ".join(problems))
-    total = config.total or steps
-    if config.name in ("cosine", "linear", "wsd"):
+    total = end(config.name, config.total, steps)
+    if config.name in ENDING:
         begin = total * (1 - config.decay) if config.name == "wsd" else config.warmup
         if total <= begin or begin < config.warmup:
             raise UserError(

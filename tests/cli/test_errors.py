@@ -6,7 +6,7 @@ import types
 import pytest
 
 from jaxlm import build
-from jaxlm.cli import compiling, experiment, main, train
+from jaxlm.cli import compiling, experiment, main, resume, train
 from jaxlm.core.errors import UserError
 from jaxlm.data.tokenizers import byte
 from tests import tiny
@@ -79,13 +79,13 @@ def test_a_corrupt_token_store(tmp_path):
 
 
 def test_a_tokenizer_that_is_not_the_checkpoints(tmp_path):
-    """Fails if a resumed run only compares settings: drop the fingerprint from check_resume."""
+    """Fails if a resumed run only compares settings: drop the fingerprint from resume.check."""
     config = tiny_page(tmp_path)
     other = byte.build(byte.Config(special_tokens=("<|mask|>",)))
     stored = {"config": build.to_json(config), "tokenizer": other.to_json(), "data": {}}
     checkpoints = types.SimpleNamespace(steps=lambda: [1], meta=lambda step: stored)
     with pytest.raises(UserError, match="the tokenizer is not the checkpoint's"):
-        experiment.check_resume(config, byte.build(byte.Config()), {}, checkpoints)
+        resume.check(config, byte.build(byte.Config()), {}, checkpoints)
 
 
 @pytest.mark.parametrize("words,message", [

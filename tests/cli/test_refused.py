@@ -3,7 +3,7 @@
 import pytest
 
 from jaxlm import build
-from jaxlm.cli import experiment
+from jaxlm.cli import resume
 from jaxlm.core.errors import UserError
 from jaxlm.data.tokenizers import bpe, byte
 
@@ -43,7 +43,7 @@ PAGES = [dict(model=model) for model in build.names("model")] + [dict(source=sou
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: "-".join(f"{k}-{v}" for k, v in page.items()))
 def test_every_field_but_the_free_ones(page):
-    """Fails if a field is not looked at: `differences(...)[1:]` in check_resume, or "optimizer." in FREE."""
+    """Fails if a field is not looked at: `differences(...)[1:]` in resume.check, or "optimizer." in FREE."""
     kept, free = Kept(build.defaults(**page)), []
     for section, field, value in fields(build.defaults(**page)):
         config = build.defaults(**page)
@@ -54,12 +54,13 @@ def test_every_field_but_the_free_ones(page):
                 config[section] = changed(value)
         name = f"{section}.{field}" if field else section
         try:
-            experiment.check_resume(config, TOKENIZER, TEXT, kept)
+            resume.check(config, TOKENIZER, TEXT, kept)
             free.append(name)
         except UserError as error:
-            assert f"  {name}: " in str(error) and "allow_changes=true" in str(error)
+            told = "schedule.total" if name == "train.steps" else name  # where the learning rate ends, in the default schedule
+            assert f"  {told}: " in str(error) and "allow_changes=true" in str(error)
             config.train.allow_changes = True
-            experiment.check_resume(config, TOKENIZER, TEXT, kept)
+            resume.check(config, TOKENIZER, TEXT, kept)
     # What a run computes never hangs on these; anything else that is let through has to be put here by hand.
     rhythm = {"steps", "accumulate", "log_every", "max_skipped", "flights", "explode", "profile_at", "profile_steps", "allow_changes",
               "tensorboard", "picture", "baseline", "sample", "sample_tokens",
@@ -72,24 +73,40 @@ def test_every_field_but_the_free_ones(page):
 
 @pytest.mark.parametrize("what,words", [("text", "the text is not what"), ("tokenizer", "the tokenizer is not the checkpoint's")])
 def test_text_and_tokenizer(what, words):
-    """Fails if either is not looked at: drop its two lines from check_resume."""
+    """Fails if either is not looked at: drop its two lines from resume.check."""
     config = build.defaults()
     other = bpe.build(bpe.Config(vocab_size=300), lambda: iter(["some text, some more text"] * 20)) if what == "tokenizer" else TOKENIZER
     with pytest.raises(UserError, match=words):
-        experiment.check_resume(config, other, {**TEXT, "seq_len": 64} if what == "text" else TEXT, Kept(config))
+        resume.check(config, other, {**TEXT, "seq_len": 64} if what == "text" else TEXT, Kept(config))
 
 
-def test_micro_batches_of_a_run_with_dropout():
-    """Each micro-batch draws its own. Fails if their number is free: `drawn = False` in check_resume."""
-    config = build.defaults()
-    config.model.residual_dropout = 0.1
+@pytest.mark.parametrize("model,field,value", [("gpt", "residual_dropout", 0.1), ("llama", "experts", 4)])
+def test_micro_batches_that_differ(model, field, value):
+    """Each micro-batch draws its own dropout, and balances its own experts. Fails if their number is free: `own = False` in resume.check."""
+    config = build.defaults(model=model)
+    config.model[field] = value
     kept = Kept(config)
     config.train.accumulate = 2
     with pytest.raises(UserError, match="train.accumulate: 1 -> 2"):
-        experiment.check_resume(config, TOKENIZER, TEXT, kept)
+        resume.check(config, TOKENIZER, TEXT, kept)
+
+
+@pytest.mark.parametrize("name,refused", [("cosine", True), ("linear", True), ("wsd", True), ("rsqrt", False), ("constant", False)])
+def test_a_longer_run(name, refused):
+    """More steps are another learning rate where it ends with the run: refused, unless the old end is written down. Fails if the
+    ends are not compared: `ends = [0, 0]` in resume.check, or written down they are: drop "schedule.total" there."""
+    config = build.defaults()
+    config.schedule.name, config.train.steps = name, 200
+    kept = Kept(config)
+    config.train.steps = 300
+    if refused:
+        with pytest.raises(UserError, match="schedule.total: 200 -> 300, .* schedule.total=200 keeps it"):
+            resume.check(config, TOKENIZER, TEXT, kept)
+    config.schedule.total = 200
+    resume.check(config, TOKENIZER, TEXT, kept)
 
 
 def test_other_components():
     """A model of another name is another run, whatever its fields. Fails as the first."""
     with pytest.raises(UserError, match="model.name: 'gpt' -> 'llama'"):
-        experiment.check_resume(build.defaults(model="llama"), TOKENIZER, TEXT, Kept(build.defaults()))
+        resume.check(build.defaults(model="llama"), TOKENIZER, TEXT, Kept(build.defaults()))
