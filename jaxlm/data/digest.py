@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Content digests of files, remembered by (path, size, mtime): a large unchanged corpus is read once, not every run."""
+"""Content digests of files, remembered by path, size, mtime and ctime: a large unchanged corpus is read once, not every run."""
 import hashlib
 import json
 import os
@@ -8,7 +8,7 @@ import time
 
 from jaxlm.core.files import write_atomically
 
-# A file changed this shortly before it was read could change again under the same size and mtime: not remembered.
+# A file changed this shortly before it was read could change again under the same size and times: not remembered.
 RACY_NS = 2_000_000_000
 
 
@@ -48,18 +48,20 @@ class Digests:
         if self._cache and self._cache.exists():
             try:
                 known = json.loads(self._cache.read_text())
-                self._known = {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 3}
+                self._known = {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 4}
             except (OSError, ValueError, AttributeError):
                 self._known = {}
 
     def __call__(self, path: str | os.PathLike) -> str:
         name, stat = os.path.abspath(path), os.stat(path)
+        # What copies a file may give it any mtime; its ctime is the system's own.
+        now = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         known = self._known.get(name)
-        if known and known[:2] == [stat.st_size, stat.st_mtime_ns]:
-            return known[2]
+        if known and known[:3] == now:
+            return known[3]
         digest = of_file(path)
-        if time.time_ns() - stat.st_mtime_ns > RACY_NS:
-            self._known[name] = [stat.st_size, stat.st_mtime_ns, digest]
+        if time.time_ns() - max(now[1:]) > RACY_NS:
+            self._known[name] = [*now, digest]
             self._changed = True
         return digest
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from jaxlm.core.errors import UserError
+from jaxlm.data import digest
 from jaxlm.data.digest import Digests
 from jaxlm.data.sources import files, jsonl, text
 
@@ -143,25 +144,32 @@ def test_identity_follows_names_content_and_fields(folder):
     assert len({json.dumps(f) for f in (first, second, third, fourth)}) == 4
 
 
-def test_digests_are_remembered_but_not_of_fresh_files(tmp_path):
-    """Fails if RACY_NS is 0: a file that changes twice within one clock tick would keep its old digest."""
-    path, cache = tmp_path / "a", tmp_path / "cache" / "digests.json"
+def test_digests_are_remembered_but_not_of_fresh_files(tmp_path, monkeypatch):
+    """Fails if RACY_NS is 0: a file that changes twice within one clock tick would keep its old digest; or if a copy that brings
+    its mtime along passes for what it replaces: leave st_ctime_ns out of `now`."""
+    path, cache, read = tmp_path / "a", tmp_path / "cache" / "digests.json", []
+    monkeypatch.setattr(digest, "of_file", lambda path, of=digest.of_file: (read.append(path), of(path))[1])
+
+    def asked():
+        digests = Digests(cache)
+        found = digests(path)
+        digests.save()
+        return found
+
     path.write_bytes(b"one")
-    digests = Digests(cache)
-    fresh = digests(path)
-    now = os.stat(path).st_mtime_ns
+    first = asked()
+    assert asked() == first and len(read) == 2 and not cache.exists()
+    later = time.time_ns() + 10**10
+    monkeypatch.setattr(digest.time, "time_ns", lambda: later)
+    assert [asked(), asked()] == [first, first] and len(read) == 3
+    then = os.stat(path)
+    time.sleep(0.02)  # a tick of the file system's clock
     path.write_bytes(b"two")
-    os.utime(path, ns=(now, now))
-    assert digests(path) != fresh
-    old = time.time_ns() - 10**11
-    os.utime(path, ns=(old, old))
-    kept = digests(path)
-    digests.save()
-    path.write_bytes(b"six")  # same size and time: only a kept digest can give the old answer
-    os.utime(path, ns=(old, old))
-    assert Digests(cache)(path) == kept != Digests()(path)
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns))
+    second = asked()
+    assert second != first and len(read) == 4
     cache.write_text("{broken")
-    assert Digests(cache)(path) == Digests()(path)
+    assert asked() == second and len(read) == 5
 
 
 def rows(path, *lines):

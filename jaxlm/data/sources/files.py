@@ -131,8 +131,7 @@ def identity(found: list[File], digests: Callable[[str], str]) -> dict:
         try:
             parts += [file.name.encode("utf-8", "surrogateescape"), digests(file.path).encode()]
         except OSError as e:
-            raise UserError(f"cannot read {file.path}: {e.strerror}; fix its permissions or add it to "
-                            "source.exclude") from e
+            raise UserError(f"cannot read {file.path}: {e.strerror}; fix its permissions or leave it out") from e
     return {"files": len(found), "stored_bytes": sum(os.path.getsize(f.path) for f in found),
             "content": digest.of_bytes(*parts)}
 

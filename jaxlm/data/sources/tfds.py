@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.data import digest
 from jaxlm.data import documents as of
+from jaxlm.data.sources import files
 
 # Many public data sets are registered only when the attribute of one of these modules is touched.
 _LAZY = ("text", "translate", "summarization", "question_answering", "text_simplification", "ranking", "structured")
@@ -72,17 +73,17 @@ def documents(config: Config) -> Iterator[of.Document]:
 
 
 def fingerprint(config: Config, digests: Callable[[str], str] | None = None) -> dict:
-    """What the documents depend on: data set, version, split, field, and the names and sizes of the files.
+    """What the documents depend on: data set, version, split, field, and the names and contents of the files.
 
-    Sizes stand for contents, as prepared data sets are large and versioned; `digests` is not used.
+    A version says what a data set should be: one prepared again, or repaired, may differ under the same version and sizes.
     """
     builder = _builder(config)
     split = _split(builder, config.split)
     _check_fields(builder, config)
-    parts = [f"{os.path.basename(i.filename)}:{os.path.getsize(i.filename)}:{i.skip}:{i.take}".encode()
-             for i in split.file_instructions]
+    parts = [files.File(f"{os.path.basename(i.filename)}:{i.skip}:{i.take}", i.filename) for i in split.file_instructions]
     return {"source": "tfds", "name": builder.info.full_name, "split": config.split, "field": config.field,
-            **({"target_field": config.target_field} if config.pairs else {}), "examples": split.num_examples, "files": len(parts), "content": digest.of_bytes(*parts)}
+            **({"target_field": config.target_field} if config.pairs else {}), "examples": split.num_examples,
+            **files.identity(parts, digests or digest.Digests())}
 
 
 def _builder(config: Config) -> Any:
