@@ -55,14 +55,16 @@ def einsum(equation: str, x: Array, w: Any, axes: Axes | None = None) -> Array:
     if kind is not None:
         return kind(equation, x, w, axes)
     if axes is None or place.active() is None:
-        return _product(equation, x, w.astype(x.dtype))
+        return product(equation, x, w.astype(x.dtype))
     return _split_product(equation, axes, x, w)
 
 
-def _product(equation: str, x: Array, w: Array) -> Array:
-    if not flat():
+def product(equation: str, x: Array, w: Array, axes: Axes = ()) -> Array:
+    """`einsum` with an array that is whole where it is met by x, in x's type; axes: its logical ones, where any is split."""
+    shared = _contracted(equation)
+    if not flat(*axes[shared:]):
         return jnp.einsum(equation, x, w)
-    free = x.ndim - _contracted(equation)
+    free = x.ndim - shared
     lead, inner = x.shape[:free], x.shape[free:]
     outer = w.shape[len(inner) :]
     # Two-dimensional products: XLA:CPU runs the gradient of a three-dimensional one at half speed.
@@ -80,7 +82,7 @@ def _split_product(equation: str, axes: Axes, x: Array, w: Array) -> Array:
     Left to autodiff, the gathered weights of all layers would be kept for the backward pass: the whole model on
     every device.
     """
-    return _product(equation, x, _whole(w.astype(x.dtype), axes))
+    return product(equation, x, _whole(w.astype(x.dtype), axes), axes)
 
 
 def _split_product_forward(equation, axes, x, w):
@@ -91,7 +93,7 @@ def _split_product_backward(equation, axes, saved, d_y):
     x, w = saved
     # Without the barrier the compiler would find that it has gathered this weight before, and keep it.
     stored, d_y = lax.optimization_barrier((w, d_y))
-    _, back = jax.vjp(functools.partial(_product, equation), x, _whole(stored.astype(x.dtype), axes))
+    _, back = jax.vjp(functools.partial(product, equation, axes=axes), x, _whole(stored.astype(x.dtype), axes))
     d_x, d_w = back(d_y)
     return d_x, place.constrain(d_w, *axes).astype(w.dtype)
 
@@ -112,14 +114,15 @@ def _contracted(equation: str) -> int:
     return len(shared)
 
 
-def flat() -> bool:
-    """Whether rows and positions are computed as one dimension: on CPUs, unless positions are split."""
-    # They merge without moving data only if positions are whole.
-    return place.platform() == "cpu" and not place.splits("seq")
-
-
 # The axis of an activation that a weight's dimension meets; absent = whole while computing.
 COMPUTE = {"vocab": "act_vocab", "heads": "act_heads", "kv_heads": "act_kv_heads", "mlp": "act_mlp", "expert": "act_expert"}
+
+
+def flat(*outputs: str | None) -> bool:
+    """Whether rows and positions are computed as one dimension, and so are a weight's of the axes `outputs`: on CPUs, unless one
+    that is not the first is split."""
+    # They merge without moving data only if what comes after the first is whole.
+    return place.platform() == "cpu" and not place.splits("seq") and not any(place.splits(COMPUTE[a]) for a in outputs[1:] if a in COMPUTE)
 
 
 def _whole(w: Array, axes: Axes) -> Array:
@@ -161,12 +164,13 @@ class Linear(nnx.Module):
     def __call__(self, x: Array) -> Array:
         lead, inner, outer = "abc"[: x.ndim - self.inputs], "uv"[: self.inputs], "xyz"[: len(self.axes) - self.inputs]
         y = einsum(f"{lead}{inner},{inner}{outer}->{lead}{outer}", x, self.kernel.get_value(), self.axes)
-        return y if self.bias is None else add_row(y, gathered(self.bias.get_value(), self.axes[self.inputs :]))
+        return y if self.bias is None else add_row(y, self.bias.get_value(), self.axes[self.inputs :])
 
 
-def add_row(y: Array, b: Array) -> Array:
-    """y + b over the last dimensions, in y's type."""
-    return rows.add(y, b) if flat() else y + row(b.astype(y.dtype), y.ndim)
+def add_row(y: Array, b: Array, axes: Axes) -> Array:
+    """y + b over the last dimensions, in y's type; axes: the logical ones of b, by which a split one is gathered before use."""
+    b = gathered(b, axes)
+    return rows.add(y, b) if flat(*axes) else y + row(b.astype(y.dtype), y.ndim)
 
 
 def row(x: Array, rank: int) -> Array:

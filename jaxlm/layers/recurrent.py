@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 
 from jaxlm.core.types import Array
-from jaxlm.layers.linear import Linear, add_row, einsum, gathered, param, zeros
+from jaxlm.layers.linear import Linear, add_row, gathered, param, product, zeros
 from jaxlm.ops.dropout import dropout
 from jaxlm.parallel.place import constrain, move
 
@@ -93,7 +93,7 @@ class Recurrent(nnx.Module):
 
     def __call__(self, x: Array, marks: Marks, state: State, key: Array | None = None) -> tuple[Array, State]:
         with jax.named_scope("recurrent"):
-            push = add_row(self.input(x), gathered(self.bias.get_value(), _AXES[1:]))
+            push = add_row(self.input(x), self.bias.get_value(), _AXES[1:])
             # A step needs the one before it: where positions are split, their inputs are computed split and then gathered.
             push = move(push, ("batch", "seq", None, "act_mlp"), ("batch", None, None, "act_mlp"))
             push, given = jnp.swapaxes(push, 0, 1), None
@@ -115,7 +115,7 @@ def _scan(cell: Callable[..., State], kernel: Array, push: Array, given: Array |
         push, given, (begins, real) = each
         begun = {name: jnp.where(begins, 0.0, x) for name, x in state.items()}
         h = begun["h"].astype(push.dtype)
-        gates = push.astype(jnp.float32) + einsum("bd,dgh->bgh", h, kernel).astype(jnp.float32)
+        gates = push.astype(jnp.float32) + product("bd,dgh->bgh", h, kernel, _AXES).astype(jnp.float32)
         gates = constrain(gates, "batch", None, "act_mlp")
         new = cell(gates, None if given is None else given.astype(jnp.float32), begun)
         # h meets all features in the next product; c meets only its own.

@@ -38,9 +38,7 @@ MODELS = {
     "t5": t5.Config(**ATTENDING, head_dim=16),
     "transformer": transformer.Config(**ATTENDING, max_len=32),
 }
-# (An LSTM's gates lie before its features, and a CPU merges the two for its products: where features are split, its counts are
-# no other backend's.)
-RULES = {"llama_moe": ("dp", "fsdp", "fsdp_tp"), "lstm": ("dp", "fsdp", "fsdp_seq")}
+RULES = {"llama_moe": ("dp", "fsdp", "fsdp_tp")}
 CASES = [(family, rule) for family in MODELS for rule in RULES.get(family, rules.RULES)]
 # Of the other families one case in every run, the rest in slow ones.
 QUICK = [case for case in CASES if case[0] == "llama"] + [("llama_moe", "fsdp_tp"), ("lstm", "fsdp"), ("t5", "dp"), ("transformer", "fsdp_seq")]
@@ -117,6 +115,14 @@ EXPECTED = {
                            ("all-reduce", "weight", "backward"): 5, ("all-reduce", "weight", "outside"): 4,
                            ("collective-permute", "weight", "backward"): 1, ("all-gather", "activation", "forward"): 1,
                            ("all-gather", "activation", "backward"): 1, ("all-gather", "activation", "outside"): 1},
+    # No weight moves and no gate: of each step h is gathered, to meet all features and to be handed on (2), and its gradient (1). What goes
+    # into the steps hands back the stream's gradient, summed; all steps' h meet the gradients of the gates' features.
+    ("lstm", "tp"): {("all-gather", "weight", "forward"): 2, ("all-gather", "weight", "backward"): 1, ("all-reduce", "weight", "backward"): 4,
+                     ("all-gather", "activation", "backward"): 1, ("all-reduce", "activation", "backward"): 1,
+                     ("all-reduce", "activation", "outside"): 6, ("all-reduce", "weight", "outside"): 2},
+    ("lstm", "fsdp_tp"): {("all-gather", "weight", "forward"): 4, ("all-gather", "weight", "backward"): 2, ("all-reduce", "weight", "backward"): 6,
+                          ("all-gather", "activation", "backward"): 1, ("all-reduce", "activation", "backward"): 1,
+                          ("all-gather", "weight", "outside"): 1, ("all-reduce", "activation", "outside"): 6, ("all-reduce", "weight", "outside"): 3},
     **{("transformer", rule): counts for rule, counts in SOURCED.items()},
     # Keys, queries and values have biases, one number a feature of a head, whose gradients are summed over rows and positions (9, twice).
     ("transformer", "fsdp_seq"): {**SOURCED["fsdp_seq"], ("all-reduce", "weight", "backward"): 50},
@@ -215,7 +221,7 @@ def test_what_crosses_devices(family, rule):
     """Fails if attention gathers its input instead of keys and values (constrain `source` to whole positions), or
     cross_entropy merges split rows and positions (flat=True), or "act_mlp" is not split in _TENSOR_ACTS, or gathered
     matrices of experts are kept (`kept` in layers/moe.py without "all_gather" or "pvary"), or the table of distances has one copy
-    for all devices (`parts = 1` in place.copies)."""
+    for all devices (`parts = 1` in place.copies), or gates are merged with their split features (`flat()` in linear.product)."""
     found = {tuple(key.split()): count for key, count in report(family, rule)["collectives"].items()}
     assert found == EXPECTED[family, rule]
 
