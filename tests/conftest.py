@@ -1,5 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Every test sees 8 virtual CPU devices and fails on an implicit rank promotion; real data is found, never copied."""
+import ctypes
+import gc
 import os
 import pathlib
 import tempfile
@@ -22,6 +24,9 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Tracing makes many objects and few cycles: with the default of 700 a twentieth of a test's time goes into looking for them.
+gc.set_threshold(50_000, 20, 50)
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -38,3 +43,22 @@ def shared_data() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip("no public test data: set JAXLM_TEST_DATA to its folder")
     return path
+
+
+def forget_programs(limit: int) -> None:
+    """Lets go of all compiled programs where this process holds more bytes than that. glibc gives back only when it is told to."""
+    status = pathlib.Path("/proc/self/statm")
+    if status.exists() and int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > limit:
+        jax.clear_caches()
+        gc.collect()
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded():
+    """A worker does not fill the memory with programs of modules that are done; until then it keeps them, as what many modules use
+    is compiled once so."""
+    yield
+    forget_programs(3 << 30)
