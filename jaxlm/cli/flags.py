@@ -1,6 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The command line all commands share: a config page or a stored config, overrides, one clear line for a mistake."""
-import errno
 import pathlib
 import sys
 from collections.abc import Callable
@@ -70,9 +69,8 @@ def run(command: Callable[..., None], *, needs_run: bool = False, words: tuple[s
         except UserError as error:
             _fail(str(error))
         except Exception as error:  # noqa: BLE001 - one of several must not wait at the exit for those that wait for it
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                _fail(f"{error.filename or FLAGS.workdir}: {error.strerror}. What was written before is intact: make room and run the "
-                      "same command again")
+            if told := messages.of_disk(error, FLAGS.workdir):
+                _fail(told)
             if not processes.several():
                 raise
             _fail(processes.explain(error), 1)

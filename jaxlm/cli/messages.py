@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """What the command line says: its help, and a library's error as one line that names the field."""
+import errno
 import logging
 import re
 import sys
@@ -40,6 +41,19 @@ def explain(error: Exception) -> str:
     if "Traceback" in text:  # a page that raised: its last line says why
         return lines[-1].removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
     return " ".join(lines) if isinstance(error, flags.Error) else f"--config: {type(error).__name__}: {' '.join(lines)}"
+
+
+_ROOM = "What was written before is intact: make room and run the same command again"
+_RIGHT = "Give this user the right to it, or name another folder"
+_FOLDER = "A folder is needed there: name another"
+_WAYS = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EACCES: _RIGHT, errno.EPERM: _RIGHT, errno.EROFS: _RIGHT,
+         errno.EEXIST: _FOLDER, errno.ENOTDIR: _FOLDER}
+
+
+def of_disk(error: Exception, workdir: str | None) -> str:
+    """What a disk refuses, with the way out; "" for another error."""
+    way = _WAYS.get(error.errno) if isinstance(error, OSError) else None
+    return f"{error.filename or workdir}: {error.strerror}. {way}" if way else ""
 
 
 # TensorStore's callbacks of a failed save find their loop closed.

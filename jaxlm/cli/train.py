@@ -14,6 +14,7 @@ from jaxlm.checkpoints.manager import Checkpoints
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import compiling, finish, record as records, resume
 from jaxlm.cli import flags as command_line
+from jaxlm.cli.alone import alone
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import count, say
@@ -33,7 +34,7 @@ def main(config: ConfigDict) -> None:
         raise UserError(f"--workdir={FLAGS.workdir}: a run is kept in a folder; mount the bucket (gcsfuse) and name the mount")
     build.validate(config, jax.device_count())
     workdir = pathlib.Path(FLAGS.workdir).resolve()
-    with Stop(workdir / "checkpoints") as stop:
+    with Stop(workdir / "checkpoints") as stop, alone(workdir):
         run_in(workdir, config, stop)
 
 
@@ -85,6 +86,7 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
         def save(number: int, now: TrainState) -> None:
             # Figures of an earlier step would make the wrong checkpoint the best.
             figures = {name: value for name, value in latest.items() if evaluated == [number]}
+            record.sync()
             checkpoints.save(number, now, {**stored, "norms": list(recorder.norms)}, figures or None, force=True)
 
         def save_whole(number: int, now: TrainState) -> None:

@@ -11,7 +11,6 @@ import array
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.core import files
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import Progress, say
 from jaxlm.data import digest
@@ -112,7 +112,9 @@ def build(cache_dir: str | os.PathLike, documents: Callable[[], Iterator[of.Docu
     if not folders[which].exists():
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with _alone(cache / f".{name}.lock") as locked:
+            waiting = lambda who: say(f"waiting for {who}, which builds the token store in {cache}")
+            # Where there are no locks two builders may both work, and the first to finish wins.
+            with files.locked(cache / f".{name}.lock", waiting) as locked:
                 _remove_leftovers(cache, name, locked)
                 if not folders[which].exists():
                     _write(cache, name, folders, documents(), fingerprint, tokenizer, holdout, text_bytes, sentences, pairs)
@@ -298,25 +300,6 @@ def _batches(documents: Iterator[of.Document], pairs: bool) -> Iterator[list[of.
             batch, size = [], 0
     if batch:
         yield batch
-
-
-@contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[bool]:
-    """Hold the lock file `path`, waiting for its holder; the kernel frees it when a process dies. False where the file
-    system has no locks: then two builders may both work, and the first to finish wins."""
-    with open(path, "w") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except BlockingIOError:
-            say(f"waiting for another process that builds the token store in {path.parent}")
-            fcntl.flock(f, fcntl.LOCK_EX)
-            locked = True
-        except OSError as e:
-            if e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-                raise
-            locked = False
-        yield locked
 
 
 def _remove_leftovers(cache: pathlib.Path, name: str, locked: bool) -> None:

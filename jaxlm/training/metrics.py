@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -47,6 +48,12 @@ class Metrics:
             if self._board is not None:
                 self._board.write(step, values)
 
+    def sync(self) -> None:
+        """Until the rows are on the disk: a checkpoint must not survive a power cut that they do not."""
+        if self._writing:
+            with self._told():
+                os.fsync(self._file.fileno())
+
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         try:
@@ -90,11 +97,14 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines) and not line.endswith("\n"):
                 break
             raise UserError(f"{path}:{number} is not JSON ({error}): mend or remove that line") from error
+        if not (isinstance(row, dict) and isinstance(row.get("step"), int)):
+            raise UserError(f"{path}:{number} is no row with a step: mend or remove that line")
+        rows.append(row)
     return rows
 
 

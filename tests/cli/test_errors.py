@@ -1,12 +1,14 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Bad input: one clear line, exit status 2, nothing half-written."""
 import json
+import os
 import types
 
 import pytest
 
 from jaxlm import build
-from jaxlm.cli import compiling, experiment, main, resume, train
+from jaxlm.cli import compiling, experiment, main, messages, resume, train
+from jaxlm.core import files
 from jaxlm.core.errors import UserError
 from jaxlm.data.tokenizers import byte
 from tests import tiny
@@ -78,6 +80,13 @@ def test_a_corrupt_token_store(tmp_path):
     fails(config, tmp_path, "tokens.bin", "delete")
 
 
+def test_two_runs_in_one_folder(tmp_path):
+    """Fails if the second one writes there too: drop alone(workdir) from cli/train.py."""
+    (tmp_path / "run").mkdir()
+    with files.locked(tmp_path / "run" / ".running", print):
+        fails(tiny_page(tmp_path), tmp_path, f"process {os.getpid()} on ", "trains in this folder")
+
+
 def test_a_tokenizer_that_is_not_the_checkpoints(tmp_path):
     """Fails if a resumed run only compares settings: drop the fingerprint from resume.check."""
     config = tiny_page(tmp_path)
@@ -88,16 +97,27 @@ def test_a_tokenizer_that_is_not_the_checkpoints(tmp_path):
         resume.check(config, byte.build(byte.Config()), {}, checkpoints)
 
 
-@pytest.mark.parametrize("words,message", [
+SAID = [
     (["--config=configs/gpt_tny.py", "--workdir=x"], "there is no page 'configs/gpt_tny.py', did you mean 'configs/gpt_tiny.py'?"),
     (["--config=configs/gpt_tiny.py", "--workdir=x", "--config.model.layer=3"], "there is no field 'layer', did you mean 'layers'?"),
     (["--config=configs/gpt_tiny.py:source=jsnl", "--workdir=x"], "did you mean 'jsonl'?"),
     (["--config=configs/gpt_tiny.py", "--workdir=x", "--config.model.layers=2.5"], "--config.model.layers=2.5"),
-])
-def test_the_command_line_says_it_in_one_line(words, message):
-    done = tiny.command("train", *words)
-    assert done.returncode == 2 and message in done.stderr, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("error: ")
+    (["--config=configs/gpt_tiny.py", "--workdir=pyproject.toml"], "pyproject.toml: File exists. A folder is needed there"),
+    (["--config=configs/gpt_tiny.py", "--workdir=pyproject.toml/run"], "pyproject.toml/run: Not a directory. A folder is needed there"),
+]
+
+
+def test_the_command_line_says_it_in_one_line():
+    """Fails if what a library or a disk refuses is a traceback: `raise` for _fail(told) in cli/flags.py."""
+    for (words, message), done in zip(SAID, tiny.commands(*(["train", *words] for words, _ in SAID)), strict=True):
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "/run/config.json"), OSError(30, "Read-only file system", "/run")])
+def test_a_folder_that_is_closed(error):
+    assert messages.of_disk(error, None) == f"{error.filename}: {error.strerror}. Give this user the right to it, or name another folder"
+    assert messages.of_disk(ValueError("13"), None) == messages.of_disk(FileNotFoundError(2, "No such file", "x"), None) == ""
 
 
 def test_commands(monkeypatch, capsys):

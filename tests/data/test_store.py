@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from jaxlm.core import files
 from jaxlm.core.errors import UserError
 from jaxlm.data import store
 from jaxlm.data.tokenizers import byte
@@ -158,20 +159,20 @@ def test_a_killed_builder_leaves_no_store_and_the_next_one_cleans_up(tmp_path):
 
 
 def test_of_many_builders_one_builds_and_the_others_wait(tmp_path):
-    """Fails if _alone does not lock: the second builder would write too, and not say that it waits."""
+    """Fails if files.locked does not lock: the second builder would write too, and not say that it waits."""
     first = start(tmp_path, 3)
     assert first.stdout.readline() == "half\n"
     second = start(tmp_path, 0)
     outs = [p.communicate(timeout=60) for p in (first, second)]
     assert outs[0][0] == outs[1][0], outs
-    assert "waiting for another process" in outs[1][1] and "tokenized" not in outs[1][1]
+    assert f"waiting for process {first.pid} on " in outs[1][1] and "tokenized" not in outs[1][1]
     assert len(folders(tmp_path)) == 2
 
 
 def test_without_locks_the_first_to_finish_wins_and_old_leftovers_go(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(store.errno.ENOLCK, "No locks available")
-    monkeypatch.setattr(store.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     name = store.key({}, BYTE, 0.1)
     for age, kind in ((0, "fresh"), (10**6, "old")):
         folder = tmp_path / f".train-{name}.tmp-{kind}"

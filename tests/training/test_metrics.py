@@ -1,6 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """metrics.jsonl: one row a write, numbers that are not finite stay JSON, a resumed run leaves no row twice."""
 import json
+import os
 
 import pytest
 
@@ -22,7 +23,23 @@ def test_rows_after_the_resumed_step_are_dropped(tmp_path):
     assert picture.loss_curve(tmp_path, "test", ("baseline", 3.0)).stat().st_size > 5000
 
 
-def test_a_broken_row_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnot json\n{"step": 3}\n')
-    with pytest.raises(UserError, match="metrics.jsonl:2 is not JSON"):
+@pytest.mark.parametrize("line,words", [("not json", "is not JSON"), ("3", "is no row with a step"), ('{"loss": 1.0}', "is no row with a step")])
+def test_a_broken_row_is_named(tmp_path, line, words):
+    """Fails if a line is taken for a row unseen: drop the check of "step" from metrics.read."""
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    with pytest.raises(UserError, match=f"metrics.jsonl:2 {words}"):
         metrics.Metrics(tmp_path, tensorboard=False)
+
+
+def test_rows_are_on_the_disk(tmp_path, monkeypatch):
+    """Fails if `sync` leaves them to the system: `flush` for fsync; or a resumed run's file has its name before its content: drop fsync
+    from files.write_atomically."""
+    order = []
+    monkeypatch.setattr(os, "fsync", lambda fd, real=os.fsync: (order.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b, real=os.replace: (order.append(str(a)), real(a, b)))
+    with metrics.Metrics(tmp_path, tensorboard=False) as record:
+        record.write(1, {"train/loss": 1.0})
+        record.sync()
+    assert order == [str(tmp_path / "metrics.jsonl")]
+    metrics.Metrics(tmp_path, step=1, tensorboard=False).close()
+    assert order[1] == order[2] and order[1].endswith(".partial")
