@@ -54,7 +54,7 @@ def einsum(equation: str, x: Array, w: Any, axes: Axes | None = None) -> Array:
     kind = KINDS.get(type(w))
     if kind is not None:
         return kind(equation, x, w, axes)
-    if axes is None or place.active() is None:
+    if axes is None or place.alone():
         return product(equation, x, w.astype(x.dtype))
     return _split_product(equation, axes, x, w)
 
@@ -132,7 +132,7 @@ def _whole(w: Array, axes: Axes) -> Array:
 
 def gathered(w: Array, axes: Axes) -> Array:
     """A small weight or a table, gathered for use; its gradient goes back to how it is stored, summed on the way."""
-    return w if place.active() is None else _gathered(w, axes)
+    return w if place.alone() else _gathered(w, axes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

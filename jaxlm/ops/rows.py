@@ -15,9 +15,36 @@ from jax import lax
 Array = jax.Array
 
 
-def total(x: Array) -> Array:
-    """Float32 [D], the sum over the rows of x [R, D]."""
+# Parts in which a long sum of a bfloat16 program is begun. XLA:CPU cuts a long reduction into windows, for which its operand
+# must lie in memory in float32; a sum of parts is element-wise, so that it is computed along with what makes the operand, in
+# half the time or less (rows of 3072 x 1536 on one core with AVX-512: 1.0 ms and 1.8; means of 3072 x 384: 0.2 and 0.55).
+# In float32 programs YNNPACK sums, which is as fast, and which parts would only keep from it.
+_PARTS = 8
+
+
+def total(x: Array, narrow: bool) -> Array:
+    """Float32 [D], the sum over the rows of x [R, D]; narrow: in a bfloat16 program."""
+    if narrow and x.shape[0] % _PARTS == 0:
+        # Every 8th row, and not the first eighth of them: each device adds up its own where rows are split.
+        apart = x.reshape(-1, _PARTS, x.shape[1])
+        x = _sum([apart[:, i] for i in range(_PARTS)])
     return jnp.sum(x, 0, dtype=jnp.float32)
+
+
+def mean(x: Array, narrow: bool) -> Array:
+    """Float32 [R, 1], the mean of each row of x [R, D]; narrow: in a bfloat16 program."""
+    size = x.shape[1]
+    if narrow and size % _PARTS == 0:
+        x = _sum(jnp.split(x, _PARTS, 1))
+    return jnp.sum(x, 1, keepdims=True, dtype=jnp.float32) / size
+
+
+def _sum(parts: list[Array]) -> Array:
+    return functools.reduce(jnp.add, [part.astype(jnp.float32) for part in parts])
+
+
+def _narrow(x: Array) -> bool:
+    return x.dtype == jnp.bfloat16
 
 
 @jax.custom_vjp
@@ -27,7 +54,9 @@ def add(x: Array, b: Array) -> Array:
 
 
 def _add_backward(b: Array, d_y: Array) -> tuple[Array, Array]:
-    return d_y, total(d_y.reshape(-1, b.size)).reshape(b.shape).astype(b.dtype)
+    # Without the barrier the compiler makes d_y twice, for the sum and for the product that it goes into.
+    flat = lax.optimization_barrier(d_y.reshape(-1, b.size))
+    return flat.reshape(d_y.shape), total(flat, _narrow(flat)).reshape(b.shape).astype(b.dtype)
 
 
 add.defvjp(lambda x, b: (add(x, b), b), _add_backward)
@@ -41,23 +70,23 @@ def layer_norm(eps: float, x: Array, scale: Array, bias: Array | None) -> Array:
 
 def _layer_norm_forward(eps, x, scale, bias):
     wide = x.astype(jnp.float32)
-    mean = jnp.mean(wide, -1, keepdims=True)
-    rate = lax.rsqrt(jnp.mean(jnp.square(wide - mean), -1, keepdims=True) + eps)
-    y = (wide - mean) * rate * scale.astype(jnp.float32)[None]
+    middle = mean(wide, _narrow(x))
+    rate = lax.rsqrt(mean(jnp.square(wide - middle), _narrow(x)) + eps)
+    y = (wide - middle) * rate * scale.astype(jnp.float32)[None]
     y = y if bias is None else y + bias.astype(jnp.float32)[None]
-    return y.astype(x.dtype), (x, mean, rate, scale, bias)
+    return y.astype(x.dtype), (x, middle, rate, scale, bias)
 
 
 def _layer_norm_backward(eps, saved, d_y):
-    x, mean, rate, scale, bias = saved
-    normal = (x.astype(jnp.float32) - mean) * rate
+    x, middle, rate, scale, bias = saved
+    normal = (x.astype(jnp.float32) - middle) * rate
     wide = d_y.astype(jnp.float32)
-    d_bias = None if bias is None else total(wide).astype(bias.dtype)
-    d_scale = total(wide * normal).astype(scale.dtype)
+    d_bias = None if bias is None else total(wide, _narrow(x)).astype(bias.dtype)
+    d_scale = total(wide * normal, _narrow(x)).astype(scale.dtype)
     wide = wide * scale.astype(jnp.float32)[None]
     # Without the parts along the mean and along the row itself, which the norm takes out.
-    along = jnp.mean(wide * normal, -1, keepdims=True)
-    d_x = rate * (wide - jnp.mean(wide, -1, keepdims=True) - normal * along)
+    along = mean(wide * normal, _narrow(x))
+    d_x = rate * (wide - mean(wide, _narrow(x)) - normal * along)
     return d_x.astype(x.dtype), d_scale, d_bias
 
 
@@ -72,7 +101,7 @@ def rms_norm(eps: float, offset: float, x: Array, scale: Array) -> Array:
 
 def _rms_norm_forward(eps, offset, x, scale):
     wide = x.astype(jnp.float32)
-    rate = lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + eps)
+    rate = lax.rsqrt(mean(jnp.square(wide), _narrow(x)) + eps)
     y = wide * rate * (offset + scale.astype(jnp.float32))[None]
     return y.astype(x.dtype), (x, rate, scale)
 
@@ -81,9 +110,9 @@ def _rms_norm_backward(eps, offset, saved, d_y):
     x, rate, scale = saved
     normal = x.astype(jnp.float32) * rate
     wide = d_y.astype(jnp.float32)
-    d_scale = total(wide * normal).astype(scale.dtype)
+    d_scale = total(wide * normal, _narrow(x)).astype(scale.dtype)
     wide = wide * (offset + scale.astype(jnp.float32))[None]
-    along = jnp.mean(wide * normal, -1, keepdims=True)
+    along = mean(wide * normal, _narrow(x))
     return (rate * (wide - normal * along)).astype(x.dtype), d_scale
 
 

@@ -16,7 +16,7 @@ from optax import contrib
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.core.types import Params
-from jaxlm.optim import average, masks
+from jaxlm.optim import average, clip, masks
 from jaxlm.optim.schedules import Schedule
 
 # Moonlight's factor (arXiv 2502.16982): a Muon update as long as Adam's, so that both share one learning rate.
@@ -92,7 +92,7 @@ def build(config: Config, schedule: Schedule, params: Params, axes: Params) -> o
     names = tree.flatten_axes(axes)
     train, _ = tree.partition(params, trainable(config, params))
     parts = [
-        ("clip", optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()),
+        ("clip", clip.by_norm(config.clip_norm) if config.clip_norm else optax.identity()),
         ("core", CORES[config.name](config, train, names)),
     ]
     if config.weight_decay:

@@ -51,6 +51,12 @@ def platform() -> str:
     return jax.default_backend() if layout is None else layout.platform
 
 
+def alone() -> bool:
+    """Whether there is nothing to split over: no layout in force, or one of a single device."""
+    layout = active()
+    return layout is None or layout.mesh.size == 1
+
+
 @contextlib.contextmanager
 def use(layout: Layout) -> Iterator[Layout]:
     """Trace and run under this layout. A function jitted under one layout must not be called under another."""

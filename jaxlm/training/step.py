@@ -10,6 +10,7 @@ import optax
 
 from jaxlm.core import tree
 from jaxlm.core.types import Array, Batch, Mean, Objective, Params, TrainState
+from jaxlm.optim import clip
 from jaxlm.parallel import compiler
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
@@ -81,9 +82,9 @@ def make_step(model: Any, objective: Objective, tx: optax.GradientTransformation
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
         train, frozen = tree.partition(state.params, trainable)
         (grads, means), carry = backward(loss, train, frozen, state.rng, state.step, batch, state.carry, micro_batches)
-        weight = jnp.maximum(means["loss"].weight, 1e-9)  # one division, by the weight of the whole batch
-        grads = jax.tree.map(lambda g, p: (g / weight).astype(p.dtype), grads, train)
-        norm = optax.tree.norm(grads)
+        share = 1 / jnp.maximum(means["loss"].weight, 1e-9)  # once, by the weight of the whole batch
+        grads = jax.tree.map(lambda g, p: (g * share).astype(p.dtype), grads, train)
+        norm = clip.norm(grads)
         with jax.named_scope("optimizer"):
             updates, opt_state = tx.update(grads, state.opt_state, train)
             updated = optax.apply_updates(train, updates)
