@@ -7,7 +7,7 @@ import pytest
 
 from jaxlm.ops import rows
 
-R, D = 7, 13  # no multiple of a vector's width
+SIZES = [(7, 13), (48, 24)]  # no multiple of a vector's width; what sums in parts take
 
 
 def plain_layer_norm(eps, x, scale, bias):
@@ -26,16 +26,18 @@ CASES = {
     "layer_norm_without_bias": (lambda x, s: rows.layer_norm(1e-2, x, s, None), lambda x, s: plain_layer_norm(1e-2, x, s, None), 2),
     "rms_norm": (lambda *a: rows.rms_norm(1e-2, 0.0, *a), lambda *a: plain_rms_norm(1e-2, 0.0, *a), 2),
     "rms_norm_with_offset": (lambda *a: rows.rms_norm(1e-2, 1.0, *a), lambda *a: plain_rms_norm(1e-2, 1.0, *a), 2),
-    "add": (rows.add, lambda x, b: x + b.astype(x.dtype)[None], 2),
+    "add": (rows.add, lambda x, b: (x.astype(jnp.float32) + b[None]).astype(x.dtype), 2),
 }
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients(case, dtype, seed):
+def test_values_and_gradients(case, size, dtype, seed):
     """float32 to 2e-6 of the plain form; bfloat16 rounds once, as it does. Fails if a gradient leaves out a term, such as
-    `normal * along` in the norms', or the sum over rows takes fewer: `total(x[1:])`."""
+    `normal * along` in the norms', or a sum takes fewer: `range(_PARTS - 1)` in `total`."""
+    R, D = size
     ours, plain, count = CASES[case]
     draw = np.random.default_rng(seed)
     x = jnp.asarray(3 * draw.standard_normal((R, D)) + 1, dtype)
