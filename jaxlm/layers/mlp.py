@@ -1,12 +1,14 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The feed-forward part of a block, gated (GLU) or not."""
 
+from collections.abc import Callable
+
 import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxlm.core.types import Array
-from jaxlm.layers.linear import Init, Linear, normal
+from jaxlm.layers.linear import Init, Linear, flat, normal
 from jaxlm.ops import activations
 from jaxlm.ops.dropout import dropout
 from jaxlm.parallel import place
@@ -39,8 +41,14 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Array, key: Array | None = None) -> Array:
         with jax.named_scope("mlp"):
-            act = activations.find(self.activation, again=place.platform() == "cpu")
+            act = _merged(activations.find(self.activation, again=place.platform() == "cpu"))
             hidden = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
             hidden = constrain(checkpoint_name(hidden, "mlp_hidden"), "batch", "seq", "act_mlp")
             hidden = dropout(hidden, self.rate, key)
             return constrain(self.down(hidden), "batch", "seq", "act_embed")
+
+
+def _merged(act: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The activation over rows and positions as one dimension, as the product before and after it has them: XLA:CPU computes
+    its gradient in one pass then, and else keeps the float32 steps of it."""
+    return lambda x: act(x.reshape(-1, x.shape[-1])).reshape(x.shape) if flat() else act(x)

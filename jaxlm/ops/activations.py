@@ -48,10 +48,8 @@ def _again(function: Callable[[Array], Array], x: Array) -> Array:
 
 def _again_backward(function, x, d_y):
     # Without the barrier the compiler would find that it has computed this before, and keep it.
-    flat = lambda x: x.reshape(-1, x.shape[-1])
-    saved, given = lax.optimization_barrier((flat(x), flat(d_y)))
-    (d_x,) = jax.vjp(functools.partial(_once, function), saved)[1](given)
-    return (d_x.reshape(x.shape),)
+    x, d_y = lax.optimization_barrier((x, d_y))
+    return jax.vjp(functools.partial(_once, function), x)[1](d_y)
 
 
 _again.defvjp(lambda function, x: (_once(function, x), x), _again_backward)
