@@ -29,7 +29,8 @@ KINDS = (
 
 def kind(operation: str) -> str | None:
     """The kind of an operation of the compiled program, by its name; None for what is none (the profiler has others)."""
-    if not re.match(r"[a-z_]", operation) or " " in operation or "::" in operation:
+    # What begins with two underscores lies inside the operation of the library call: it would count twice.
+    if not re.match(r"[a-z_]", operation) or operation.startswith("__") or " " in operation or "::" in operation:
         return None
     return next((what for what, pattern in KINDS if re.search(pattern, operation)), None)
 
