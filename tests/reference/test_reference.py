@@ -117,7 +117,8 @@ def test_transformers_reads_what_we_write(name, tmp_path):
         if key in RESULTS:
             here = found["logits" if key == "discriminator" else key]
             there = lambda x: x[real] if x.shape[:2] == real.shape else x
-            np.testing.assert_allclose(there(here), there(value), atol=1e-5, rtol=0, err_msg=key)
+            # Theirs on this processor against theirs on that which the stored numbers are from: up to 2e-5 apart (AMX and AVX-512).
+            np.testing.assert_allclose(there(here), there(value), atol=5e-5, rtol=0, err_msg=key)
     assert comparing.size(loaded) == tree.size(params)
 
 
