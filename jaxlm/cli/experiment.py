@@ -26,6 +26,7 @@ from jaxlm.training import evaluate
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
 
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """A model with what it is trained for, and where it is laid."""

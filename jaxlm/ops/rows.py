@@ -7,6 +7,7 @@ free where positions are whole. Letters: R rows, D features.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,27 +20,28 @@ Array = jax.Array
 # must lie in memory in float32; a sum of parts is element-wise, so that it is computed along with what makes the operand, in
 # half the time or less (rows of 3072 x 1536 on one core with AVX-512: 1.0 ms and 1.8; means of 3072 x 384: 0.2 and 0.55).
 # In float32 programs YNNPACK sums, which is as fast, and which parts would only keep from it.
-_PARTS = 8
+PARTS = 8
 
 
 def total(x: Array, narrow: bool) -> Array:
     """Float32 [D], the sum over the rows of x [R, D]; narrow: in a bfloat16 program."""
-    if narrow and x.shape[0] % _PARTS == 0:
+    if narrow and x.shape[0] % PARTS == 0:
         # Every 8th row, and not the first eighth of them: each device adds up its own where rows are split.
-        apart = x.reshape(-1, _PARTS, x.shape[1])
-        x = _sum([apart[:, i] for i in range(_PARTS)])
+        apart = x.reshape(-1, PARTS, x.shape[1])
+        x = summed([apart[:, i] for i in range(PARTS)])
     return jnp.sum(x, 0, dtype=jnp.float32)
 
 
 def mean(x: Array, narrow: bool) -> Array:
     """Float32 [R, 1], the mean of each row of x [R, D]; narrow: in a bfloat16 program."""
     size = x.shape[1]
-    if narrow and size % _PARTS == 0:
-        x = _sum(jnp.split(x, _PARTS, 1))
+    if narrow and size % PARTS == 0:
+        x = summed(jnp.split(x, PARTS, 1))
     return jnp.sum(x, 1, keepdims=True, dtype=jnp.float32) / size
 
 
-def _sum(parts: list[Array]) -> Array:
+def summed(parts: Sequence[Array]) -> Array:
+    """Float32 sum of equal arrays, one addition after another."""
     return functools.reduce(jnp.add, [part.astype(jnp.float32) for part in parts])
 
 
@@ -69,9 +71,9 @@ def layer_norm(eps: float, x: Array, scale: Array, bias: Array | None) -> Array:
 
 
 def _layer_norm_forward(eps, x, scale, bias):
-    wide = x.astype(jnp.float32)
-    middle = mean(wide, _narrow(x))
-    rate = lax.rsqrt(mean(jnp.square(wide - middle), _narrow(x)) + eps)
+    wide, narrow = x.astype(jnp.float32), _narrow(x)
+    middle = mean(wide, narrow)
+    rate = lax.rsqrt(mean(jnp.square(wide - middle), narrow) + eps)
     y = (wide - middle) * rate * scale.astype(jnp.float32)[None]
     y = y if bias is None else y + bias.astype(jnp.float32)[None]
     return y.astype(x.dtype), (x, middle, rate, scale, bias)
@@ -80,13 +82,13 @@ def _layer_norm_forward(eps, x, scale, bias):
 def _layer_norm_backward(eps, saved, d_y):
     x, middle, rate, scale, bias = saved
     normal = (x.astype(jnp.float32) - middle) * rate
-    wide = d_y.astype(jnp.float32)
-    d_bias = None if bias is None else total(wide, _narrow(x)).astype(bias.dtype)
-    d_scale = total(wide * normal, _narrow(x)).astype(scale.dtype)
+    wide, narrow = d_y.astype(jnp.float32), _narrow(x)
+    d_bias = None if bias is None else total(wide, narrow).astype(bias.dtype)
+    d_scale = total(wide * normal, narrow).astype(scale.dtype)
     wide = wide * scale.astype(jnp.float32)[None]
     # Without the parts along the mean and along the row itself, which the norm takes out.
-    along = mean(wide * normal, _narrow(x))
-    d_x = rate * (wide - mean(wide, _narrow(x)) - normal * along)
+    along = mean(wide * normal, narrow)
+    d_x = rate * (wide - mean(wide, narrow) - normal * along)
     return d_x.astype(x.dtype), d_scale, d_bias
 
 
@@ -109,10 +111,10 @@ def _rms_norm_forward(eps, offset, x, scale):
 def _rms_norm_backward(eps, offset, saved, d_y):
     x, rate, scale = saved
     normal = x.astype(jnp.float32) * rate
-    wide = d_y.astype(jnp.float32)
-    d_scale = total(wide * normal, _narrow(x)).astype(scale.dtype)
+    wide, narrow = d_y.astype(jnp.float32), _narrow(x)
+    d_scale = total(wide * normal, narrow).astype(scale.dtype)
     wide = wide * (offset + scale.astype(jnp.float32))[None]
-    along = mean(wide * normal, _narrow(x))
+    along = mean(wide * normal, narrow)
     return (rate * (wide - normal * along)).astype(x.dtype), d_scale
 
 

@@ -1,6 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The norm of all gradients together, and clipping by it (Pascanu et al. 2013)."""
-import functools
 from typing import Any
 
 import jax
@@ -8,10 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxlm.core.types import Array
+from jaxlm.ops import rows
 from jaxlm.parallel import place
-
-# See ops/rows.py: the same trick over the whole array.
-_PARTS = 8
 
 
 def norm(tree: Any) -> Array:
@@ -21,8 +18,8 @@ def norm(tree: Any) -> Array:
 
 def _squares(x: Array) -> Array:
     square = lambda x: jnp.square(x.astype(jnp.float32))
-    if place.platform() == "cpu" and place.alone() and x.size % _PARTS == 0:
-        return jnp.sum(functools.reduce(jnp.add, map(square, x.reshape(_PARTS, -1))))
+    if place.platform() == "cpu" and place.alone() and x.size % rows.PARTS == 0:
+        return jnp.sum(rows.summed([square(part) for part in x.reshape(rows.PARTS, -1)]))  # for what ops/rows.py says
     return jnp.sum(square(x))
 
 

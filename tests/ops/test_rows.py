@@ -36,7 +36,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients(case, size, dtype, seed):
     """float32 to 2e-6 of the plain form; bfloat16 rounds once, as it does. Fails if a gradient leaves out a term, such as
-    `normal * along` in the norms', or a sum takes fewer: `range(_PARTS - 1)` in `total`."""
+    `normal * along` in the norms', or a sum takes fewer: `range(PARTS - 1)` in `total`."""
     R, D = size
     ours, plain, count = CASES[case]
     draw = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ def length(tree):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_norm(seed):
-    """Within 1e-6 of float64, frozen leaves (None) apart. Fails if a part is left out: `x.reshape(_PARTS, -1)[1:]`."""
+    """Within 1e-6 of float64, frozen leaves (None) apart. Fails if a part is left out: `x.reshape(rows.PARTS, -1)[1:]`."""
     tree = {**draw(seed), "frozen": None}
     with on_one_device():
         np.testing.assert_allclose(jax.jit(clip.norm)(tree), length(tree), rtol=1e-6)
