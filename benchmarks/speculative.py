@@ -4,6 +4,16 @@
 How often drafts are accepted depends on what both models learned, so random weights would measure nothing. All ways take
 turns in one process, the same prompts each; before any time counts, greedy tokens with the draft must be those without,
 but for ties.
+
+The rows of benchmarks/results/cpu_speculative.json are of these (the first was interrupted after 117 of 300 steps and went on to 200
+under allow_changes, so its learning rate has a bend), with --speculate=2,3,4,6 --new=96:
+
+jaxlm train --config=configs/gpt_tiny.py --config.optimizer.name=adamw --config.optimizer.lr=1.5e-3 --config.model.dtype=bfloat16
+  --config.model.scan=false --config.model.layers=8 --config.model.embed=512 --config.model.heads=8 --config.model.mlp=2048
+  --config.train.steps=200 --workdir=runs/target
+jaxlm train --config=configs/gpt_tiny.py --config.optimizer.name=adamw --config.optimizer.lr=4e-3 --config.model.dtype=bfloat16
+  --config.model.scan=false --config.model.layers=1 --config.model.embed=128 --config.model.heads=2 --config.train.steps=200
+  --workdir=runs/small
 """
 import argparse
 import dataclasses
