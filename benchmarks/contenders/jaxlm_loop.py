@@ -13,7 +13,7 @@ from jaxlm.cli import experiment as experiments
 from jaxlm.cli import record as records
 from jaxlm.cli import train as command
 from jaxlm.core.types import Vocabulary
-from jaxlm.parallel import place
+from jaxlm.parallel import dispatch, place
 from jaxlm.training import flops, metrics
 from jaxlm.training.stop import Stop
 
@@ -22,6 +22,7 @@ def train(job: Job, clock: Clock) -> None:
     workdir = jaxlm_page.scratch(job)
     workdir.mkdir(parents=True)
     flags.FLAGS(["jaxlm train", f"--workdir={workdir}"])
+    dispatch.in_turn(job.shape.tokens)  # as the command's main does
     config = jaxlm_page.config(job)
     run = experiments.experiment(config, Vocabulary.bare(job.shape.vocab))
     peak, _ = flops.peak(jax.local_devices()[0])

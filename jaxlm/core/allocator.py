@@ -2,7 +2,8 @@
 """glibc's malloc told to keep what it has been given, before jax is imported: for training on CPUs.
 
 XLA:CPU allocates a step's working memory anew in each step, hundreds of megabytes, which glibc by default maps from the
-system and gives back, so that every page is faulted in and zeroed again: a quarter of a small model's step.
+system and gives back, so that every page is faulted in and zeroed again: a quarter of a small model's step. What else is
+kept then, the compiler's and an evaluation's, goes back when `give_back` is called.
 """
 
 import ctypes
@@ -18,6 +19,7 @@ _SETTINGS = (
     (_M_TRIM_THRESHOLD, -1),  # what is freed at the end of the heap stays
     (_M_ARENA_MAX, 1),  # one heap for all threads: the buffers are allocated by worker threads, each with its own else
 )
+_kept = False  # the settings are in force
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*", "/dev/kfd")
 
 
@@ -34,4 +36,15 @@ def keep_memory() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    return all([libc.mallopt(name, value) for name, value in _SETTINGS])
+    global _kept
+    _kept = all([libc.mallopt(name, value) for name, value in _SETTINGS])
+    return _kept
+
+
+def give_back() -> None:
+    """Give back to the system every page that is free now, where memory is kept; nothing elsewhere.
+
+    For when something is over that a step does not need: the next step faults its own memory in anew.
+    """
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from jaxlm.core import allocator
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import Progress, count, say
 from jaxlm.core.types import Batch, Mean, TrainState
@@ -100,6 +101,7 @@ def train(
     """
     window = Window(rates, waited)
     pending: tuple[int, dict[str, Any]] | None = None
+    allocator.give_back()  # what reading weights and compiling took
     with Progress(config.steps, "train", "steps", start=start) as bar:
 
         def flush(log: bool) -> str:
@@ -130,6 +132,8 @@ def train(
                 jax.profiler.start_trace(profile_dir)
             with jax.profiler.StepTraceAnnotation("train", step_num=number), jax.transfer_guard("disallow"):
                 state, metrics = step(state, batch)
+            if number == start + 1:
+                allocator.give_back()  # the first step leaves things behind that its working memory then does not fit between
             failed = flush(log=False)
             pending = (number, metrics)
             if profiled and number == min(profiled[-1], config.steps):
@@ -150,6 +154,8 @@ def train(
             for event in due:
                 event.action(number, state)
                 asked = stop.asked()
+            if due:
+                allocator.give_back()
             window.exclude(time.monotonic() - began)
             if asked:
                 save(number, state)

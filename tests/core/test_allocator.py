@@ -30,6 +30,25 @@ for _ in range(4):
 print(faults)
 """
 
+# 128 MiB in pieces with a used one after each, freed: what is resident before they are given back, and after.
+PIECES = """
+import ctypes, pathlib
+from jaxlm.core import allocator
+assert allocator.keep_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+pieces = [(libc.malloc(1 << 20), libc.malloc(64)) for _ in range(128)]
+for piece, _ in pieces:
+    ctypes.memset(piece, 1, 1 << 20)
+for piece, _ in pieces:
+    libc.free(piece)
+print(resident())
+allocator.give_back()
+print(resident())
+"""
+
 
 def measured(**env: str) -> tuple[str, int]:
     environment = {k: v for k, v in os.environ.items() if k != allocator.SWITCH}
@@ -45,6 +64,16 @@ def test_memory_is_kept():
     assert measured(JAXLM_MALLOC="0") == ("False", pytest.approx(1 << 14, rel=0.2))
     kept, faults = measured()
     assert kept == "True" and faults < 100
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_what_is_over_is_given_back():
+    """Fails if it stays with the process: drop malloc_trim from give_back."""
+    environment = {k: v for k, v in os.environ.items() if k != allocator.SWITCH}
+    done = subprocess.run([sys.executable, "-c", PIECES], env={**environment, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert before - after > 120 << 20
 
 
 def test_left_alone_beside_an_accelerator(monkeypatch):
