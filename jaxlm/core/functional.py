@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from jaxlm.core import tree
+from jaxlm.core.apart import take_apart
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Batch, Outputs, Params
 
@@ -44,6 +45,10 @@ class Functional:
     def axes(self) -> Params:
         """The tree of `init` with a tuple of logical axis names in place of each array."""
         return self._axes
+
+    def apart(self, params: Params) -> Params:
+        """The same parameters with the layers of each stack apart, which `apply` takes too."""
+        return take_apart(params, self._axes)
 
     def apply(self, params: Params, batch: Batch, *, key: Array | None = None, cache: Any = None) -> Outputs:
         """The forward pass; key None means no dropout, a cache means that batch continues what it holds."""

@@ -106,6 +106,8 @@ class Beams:
         batch, limit = inputs
         rows, width = batch["tokens"].shape
         beams, eot = setting[0], self.limits.eot
+        # Without the barrier the layers would be taken apart inside the loop.
+        params = jax.lax.optimization_barrier(self._stepper.apart(params))
         logits, cache = self._stepper.prefill(params, batch, width + room)
         cache = self._stepper.repeat(cache, rows, width + room, beams)
         alike = lambda x: jnp.repeat(x, beams, axis=0)

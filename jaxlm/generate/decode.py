@@ -72,7 +72,8 @@ class Decoder:
     def _compiled(self, replicated: Any) -> tuple[Any, Any]:
         # Progress is whole on every device: every process reads it, and each dispatch finds it laid out alike.
         placed = None if replicated is None else (None, replicated)
-        return (jax.jit(self._loops.prefill, static_argnames=("draw", "room"), out_shardings=placed),
+        return (jax.jit(self._loops.apart),
+                jax.jit(self._loops.prefill, static_argnames=("draw", "room"), out_shardings=placed),
                 # The cache is donated: it is updated in place.
                 jax.jit(self._loops.loop, static_argnames=("draw",), donate_argnums=1, out_shardings=placed))
 
@@ -88,7 +89,7 @@ class Decoder:
         """
         cache, now, advance = self._start(params, prompts, config, rows, bad_words, sources)
         if config.max_new_tokens > 1:
-            _, now = advance(params, cache, now, config.max_new_tokens)
+            _, now = advance(cache, now, config.max_new_tokens)
         return self._read(now, config)
 
     def stream(self, params: Params, prompts: Sequence[Sequence[int]] = (), config: Config = Config(), rows: Sequence[int] = (),
@@ -104,7 +105,7 @@ class Decoder:
             if done < config.max_new_tokens:
                 done = min(done + config.chunk, config.max_new_tokens)
                 # Dispatched before this piece is read: when all rows have ended already, it does nothing.
-                cache, ahead = advance(params, cache, now, done)
+                cache, ahead = advance(cache, now, done)
             read = self._read(now, config)
             counts = read.lengths - shown
             take = np.minimum(shown[:, None] + np.arange(max(1, counts.max()))[None], read.tokens.shape[1] - 1)
@@ -124,18 +125,19 @@ class Decoder:
 
     def _start(self, params: Params, prompts: Sequence[Sequence[int]], config: Config, rows: Sequence[int],
                bad_words: tuple[tuple[int, ...], ...] = (), sources: Sequence[Sequence[int]] = ()) -> tuple:
-        """Check, pad and prefill; returns (cache, progress, advance(params, cache, progress, end))."""
+        """Check, pad and prefill; returns (cache, progress, advance(cache, progress, end))."""
         prompts, sources = self.check(prompts, config, sources)
         rows = np.asarray(rows if len(rows) else range(len(prompts)), np.int32)
         if rows.shape != (len(prompts),):
             raise ValueError(f"{len(prompts)} prompts and {rows.size} row names: give one for each prompt, or none")
         batch = self.limits.batch(prompts, sources, config)
-        layout, (prefill, loop) = self._programs.get(len(prompts))
+        layout, (apart, prefill, loop) = self._programs.get(len(prompts))
         draw = draw_of(config, bad_words, drafted=self._drafted)
         inputs = to_device((batch, np.uint32(config.seed), rows, np.int32(config.max_new_tokens)), layout)
+        params = dispatch(layout, apart, params)
         cache, now = dispatch(layout, prefill, params, inputs, draw=draw, room=room(config.max_new_tokens))
 
-        def advance(params: Params, cache: Any, now: Progress, end: int) -> tuple[Any, Progress]:
+        def advance(cache: Any, now: Progress, end: int) -> tuple[Any, Progress]:
             return dispatch(layout, loop, params, cache, now, to_device(np.int32(end), layout), draw=draw)
 
         return cache, now, advance
@@ -166,6 +168,9 @@ class Sampling:
 
     stepper: Stepper
     eot: int
+
+    def apart(self, params: Params) -> Params:
+        return self.stepper.apart(params)
 
     def prefill(self, params: Params, inputs: tuple, *, draw: Draw, room: int) -> tuple[Any, Progress]:
         batch, seed, rows, limit = inputs

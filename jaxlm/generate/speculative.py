@@ -35,6 +35,9 @@ class Speculative:
         for one in (self.stepper, self.draft):
             one.check_rewind()
 
+    def apart(self, params: tuple[Params, Params]) -> tuple[Params, Params]:
+        return self.stepper.apart(params[0]), self.draft.apart(params[1])
+
     def prefill(self, params: tuple[Params, Params], inputs: tuple, *, draw: Draw, room: int) -> tuple[Any, Progress]:
         batch, seed, rows, limit = inputs
         # A row is judged to its end before it is cut at its limit.

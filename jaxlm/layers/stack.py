@@ -13,6 +13,7 @@ from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxlm.core.apart import is_apart
 from jaxlm.core.types import Array
 
 LAYER = "layer"  # the mark on what goes into the first layer and comes out of each
@@ -67,7 +68,7 @@ def run(
 
     carry = _marked(carry)
 
-    if scan:
+    if scan and not any(map(is_apart, jax.tree.leaves(weights, is_leaf=is_apart))):
         if remat != "none":
             # Inside a loop nothing can be merged with the forward pass, so the barriers would only cost.
             body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
@@ -97,5 +98,6 @@ def _marked(carry: Any) -> Any:
 
 
 def _unstack(tree: Any, layers: int) -> list:
-    pieces = jax.tree.map(lambda x: [jnp.squeeze(p, 0) for p in lax.split(x, (1,) * layers, 0)], tree)
-    return [jax.tree.map(lambda _, p: p[i], tree, pieces) for i in range(layers)]
+    split = lambda x: x.layers if is_apart(x) else [jnp.squeeze(p, 0) for p in lax.split(x, (1,) * layers, 0)]
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_apart)
+    return [jax.tree.unflatten(structure, part) for part in zip(*map(split, leaves), strict=True)]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxlm.core import apart
 from jaxlm.layers import stack
 from jaxlm.layers.attention import Attention
 from jaxlm.layers.block import Block
@@ -96,3 +97,15 @@ def test_cross_attention():
     want = layer.o(jnp.broadcast_to(layer.v(source).mean(1, keepdims=True), (2, 4, 2, 4)))
     np.testing.assert_allclose(got, want, atol=1e-6)
     assert store is None
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_layers_apart_are_the_stack(scan):
+    """Fails if layers are handed out in another order, or a stack that is apart is scanned."""
+    blocks = stack.make(nnx.Rngs(0), LAYERS, linear)
+    expected = fold(blocks, False)
+    graphdef, state = nnx.split(blocks)
+    params = nnx.to_pure_dict(state)
+    axes = {"kernel": ("layers", "embed", "mlp"), "bias": ("layers", "mlp")}
+    found = fold(nnx.merge(graphdef, jax.jit(lambda p: apart.take_apart(p, axes))(params)), scan)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
