@@ -78,29 +78,58 @@ def overhead(timed: list[Row]) -> list[str]:
 
 def decode(case: Case, document: dict) -> list[str]:
     """Tokens a second after the prefill, of all rows together; reads are all weights, and keys and values so far, once a token."""
-    options, rows = case["options"], case["fields"]["batch"]
-    width = 4 if case["dtype"] == "float32" else 2
-    fields = case["fields"]
-    limits = [row["notes"] for c in document["cases"] if c["kind"] == "limits" for row in c["rows"]]
-    read = max((n.get("read_bytes_per_second", 0) for n in limits), default=0)
-    context = options["prompt"] + options["new"] / 2
-    kv = 2 * fields["layers"] * (fields["kv_heads"] or fields["heads"]) * (fields["embed"] // fields["heads"]) * context * rows
-    needed = width * (case["matmul_parameters"] + kv)
+    options, rows, read, needed = case["options"], case["fields"]["batch"], _read_rate(document), _read_bytes(case)
     out = [f"{case['shape']} streams, {case['dtype']}, prompt {options['prompt']}, {options['new']} new tokens, "
            f"{needed / 1e9:.2f} GB read a token", "",
            *header("contender", "tokens/s", "ms a token", "of the read rate", "prefill, ms", "time / jaxlm's", "steps kept (dropped)",
                    "parity")]
-    each = lambda row: max(median(row) - row["notes"]["prefill_seconds"], 1e-9) / (options["new"] - 1)
     ok = [row for row in case["rows"] if row["status"] == "ok" and len(row["rounds"]) > 1]
-    ours = next((each(row) for row in ok if row["contender"] == "jaxlm_decode"), 0)
+    ours = next((_a_token(row, case) for row in ok if row["contender"] == "jaxlm_decode"), 0)
     for row in case["rows"]:
         if row not in ok:
             out.append(told(row, 8))
             continue
-        t, (steps, dropped) = each(row), quiet(row)
+        t, (steps, dropped) = _a_token(row, case), quiet(row)
         out.append(line(label(row), f"{rows / t:,.1f}", f"{t * 1e3:.2f}", f"{needed / t / read:.0%}" if read else "",
                         f"{row['notes']['prefill_seconds'] * 1e3:.1f}", f"{t / ours:.2f}" if ours else "",
                         f"{len(steps)} ({'none quiet' if dropped < 0 else dropped})", f"{row.get('parity', 0):.1e}"))
+    return out
+
+
+def _read_rate(document: dict) -> float:
+    """The most bytes a second that this run read; 0 where it did not measure that."""
+    limits = [row["notes"] for c in document["cases"] if c["kind"] == "limits" for row in c["rows"]]
+    return max((n.get("read_bytes_per_second", 0) for n in limits), default=0)
+
+
+def _read_bytes(case: Case) -> float:
+    """What a token must read: all weights, and the keys and values of its context, on average."""
+    options, fields = case["options"], case["fields"]
+    context = options["prompt"] + options["new"] / 2
+    kv = 2 * fields["layers"] * (fields["kv_heads"] or fields["heads"]) * (fields["embed"] // fields["heads"]) * context * fields["batch"]
+    return (4 if case["dtype"] == "float32" else 2) * (case["matmul_parameters"] + kv)
+
+
+def _a_token(row: Row, case: Case) -> float:
+    """Seconds of one token of every stream, after the prefill."""
+    return max(median(row) - row["notes"]["prefill_seconds"], 1e-9) / (case["options"]["new"] - 1)
+
+
+def streams(documents: list[dict]) -> list[str]:
+    """One line a case of decoding: milliseconds a token, and in brackets how many times jaxlm's."""
+    cases = [(case, document) for document in documents for case in document["cases"] if case["kind"] == "decode"]
+    if not cases:
+        return []
+    out = header("streams", "type", "jaxlm, ms a token", "of the read rate", "torch, ms", "Hugging Face generate, ms", "prefill: jaxlm, ms",
+                 "torch, ms", "Hugging Face, ms")
+    for case, document in cases:
+        ok = {row["contender"]: row for row in case["rows"] if row["status"] == "ok" and len(row["rounds"]) > 1 and quiet(row)[1] >= 0}
+        times = {name: _a_token(row, case) for name, row in ok.items()}
+        ours, others = times["jaxlm_decode"], ("torch_decode", "hf_generate")
+        read = _read_rate(document)
+        out.append(line(case["shape"], case["dtype"], f"{ours * 1e3:.1f}", f"{_read_bytes(case) / ours / read:.0%}" if read else "",
+                        *(f"{times[n] * 1e3:.1f} ({times[n] / ours:.2f}x)" if n in times else "" for n in others),
+                        *(f"{ok[n]['notes']['prefill_seconds'] * 1e3:.0f}" if n in ok else "" for n in ("jaxlm_decode", *others))))
     return out
 
 
