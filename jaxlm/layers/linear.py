@@ -12,7 +12,7 @@ from flax import nnx
 from jax import lax
 
 from jaxlm.core.types import Array
-from jaxlm.ops import rows, vector
+from jaxlm.ops import dense, rows, vector
 from jaxlm.parallel import place
 
 Axes = tuple[str | None, ...]
@@ -70,7 +70,8 @@ def product(equation: str, x: Array, w: Array, axes: Axes = ()) -> Array:
     # Two-dimensional products: XLA:CPU runs the gradient of a three-dimensional one at half speed.
     x, w = x.reshape(-1, math.prod(inner)), w.reshape(math.prod(inner), -1)
     one = x.shape[0] == 1 and place.alone() and vector.suits(*w.shape, x.dtype)
-    out = vector.times(x[0], w)[None] if one else x @ w
+    multiply = dense.matmul if place.alone() else jnp.matmul
+    out = vector.times(x[0], w)[None] if one else multiply(x, w)
     # Without the barrier XLA:CPU has oneDNN compute a product and its activation in one call, and then hands the activated
     # values to everybody who wants the product too, the gradient of the activation among them (jaxlib 0.12).
     out = lax.optimization_barrier(out)
