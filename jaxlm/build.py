@@ -161,6 +161,9 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
                    "0 and ask jaxlm generate for its answers")
     if train.baseline and (gives or not causal):
         out.append(f"train.baseline is '{train.baseline}': bits per byte are of objectives that predict each token of a text, set it to ''")
+    if train.fp8 == "on" and getattr(model, "dtype", "") != "bfloat16":
+        out.append(f"train.fp8 is 'on' and model.dtype '{getattr(model, 'dtype', '')}': products in float8 are those of a bfloat16 model, set "
+                   "model.dtype to 'bfloat16' or train.fp8 to 'off'")
     pairs = getattr(values["source"], "pairs", False)
     if pairs != (data.packing == "pairs"):
         out.append(f"data.packing is '{data.packing}' and source '{config.source.name}' yields " + (

@@ -23,7 +23,7 @@ def train(job: Job, clock: Clock) -> None:
         drawn = sampler.Sampler(jaxlm_page.text(job).train, job.shape.batch, 0, shuffle=False)
         with run.batches(drawn, 0, 2) as source:
             batches = list(run.put(source, job.shape.batch))
-        step = steps.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, job.shape.accumulate)
+        step = steps.make_step(run.learner, run.objective, run.tx, run.schedule, run.trainable, job.shape.accumulate)
         program = steps.compile_step(step, state, batches[0], run.layout.replicated, run.compiler_options)
         memory = program.memory_analysis()
         if memory is not None:

@@ -20,6 +20,7 @@ from jaxlm.core.errors import UserError
 from jaxlm.core.types import Batch, Objective, TrainState, Vocabulary
 from jaxlm.data import corpus, pipeline, sampler
 from jaxlm.data.tokenizers import tokenizer as tokenizers
+from jaxlm.layers import linear
 from jaxlm.optim import average, optimizers, schedules
 from jaxlm.parallel import compiler, mesh, place, processes
 from jaxlm.training import evaluate
@@ -42,6 +43,11 @@ class Experiment:
 
     def section(self, name: str) -> Any:
         return build.section(self.config, name)
+
+    @property
+    def learner(self) -> Any:
+        """The model as a training step applies it."""
+        return linear.Float8(self.model) if self.config.train.fp8 == "on" else self.model
 
     @property
     def loss(self) -> Callable:

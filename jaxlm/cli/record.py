@@ -22,7 +22,7 @@ def batch(run: Experiment, drawn: Any, number: int) -> Batch:
 
 
 def look(run: Experiment) -> flight.Look:
-    return flight.Look(run.model, run.objective, run.trainable, run.config.train.accumulate)
+    return flight.Look(run.learner, run.objective, run.trainable, run.config.train.accumulate)
 
 
 def describe(run: Experiment, drawn: Any, fingerprint: Any, workdir: pathlib.Path, number: int) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def again(run: experiments.Experiment, drawn: sampler.Sampler, state: TrainState
           at: int) -> tuple[dict[str, float], dict[str, float], dict[str, Any]]:
     """(the row of steps previous + 1 to `at`, the figures of `at` alone, the look at it)."""
     begin, window = int(state.step), loop.Window(loop.Rates(1, 1.0, 1.0), lambda: 0.0)
-    update = step.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, run.config.train.accumulate)
+    update = step.make_step(run.learner, run.objective, run.tx, run.schedule, run.trainable, run.config.train.accumulate)
     compiled, closely, look = None, records.look(run), {}
     with run.batches(drawn, begin, at) as source:
         for number, batch in enumerate(progress(run.put(source, drawn.batch_size), "replay", at - begin, "steps"), begin + 1):

@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 from jaxlm import build
 from jaxlm.checkpoints import start
 from jaxlm.checkpoints.manager import Checkpoints
-from jaxlm.cli import experiment as experiments
-from jaxlm.cli import compiling, finish, record as records, resume
+from jaxlm.cli import compiling, experiment as experiments, finish, fp8, record as records, resume
 from jaxlm.cli import flags as command_line
 from jaxlm.cli.alone import alone
 from jaxlm.core import tree
@@ -49,6 +48,7 @@ def run_in(workdir: pathlib.Path, config: ConfigDict, stop: Stop) -> None:
     say(f"{count(tree.size(run.target.params))} parameters, {len(corpus.train):,} rows of {config.data.seq_len} tokens, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), peak {count(peak)} FLOP/s each ({origin})")
     with place.use(run.layout), Checkpoints(workdir / "checkpoints", run.section("checkpoints")) as checkpoints:
+        fp8.decide(run, corpus, checkpoints, workdir)
         resume.check(config, tokenizer, corpus.fingerprint, checkpoints)
         if not checkpoints.steps():
             start.check(run.section("start"), config.model.name, run.section("model"), tokenizer)
@@ -105,7 +105,7 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
         batch = next(put)
         per_step = 3 * flops.count(lambda p, b: run.loss(p, b, None)[0], run.target.params, batch)
         rates = loop.Rates(batch["tokens"].size, per_step, peak * jax.device_count())
-        update = step.make_step(run.model, run.objective, run.tx, run.schedule, run.trainable, train.accumulate)
+        update = step.make_step(run.learner, run.objective, run.tx, run.schedule, run.trainable, train.accumulate)
         compiled = step.compile_step(update, state, batch, run.layout.replicated, run.compiler_options)
         with stop.between_steps():
             state = loop.train(

@@ -50,13 +50,14 @@ class Attention(nnx.Module):
         """
         self.scale = scale or head_dim**-0.5
         self.soft_cap, self.rate, self.backend = soft_cap, rate, backend
+        common = dict(dtype=dtype, float8=True)
         linear = lambda n, axis, init=init: Linear(
-            rngs, (size,), (n, head_dim), ("embed", axis, "head_dim"), bias=qkv_bias, init=init, dtype=dtype
+            rngs, (size,), (n, head_dim), ("embed", axis, "head_dim"), bias=qkv_bias, init=init, **common
         )
         self.q = linear(heads, "heads", query_init or init)
         self.k, self.v = linear(kv_heads, "kv_heads"), linear(kv_heads, "kv_heads")
         self.o = Linear(
-            rngs, (heads, head_dim), (size,), ("heads", "head_dim", "embed"), bias=out_bias, init=out_init, dtype=dtype
+            rngs, (heads, head_dim), (size,), ("heads", "head_dim", "embed"), bias=out_bias, init=out_init, **common
         )
         norm = lambda: RMSNorm(rngs, head_dim, eps=norm_eps, offset=norm_offset, dtype=dtype) if qk_norm else None
         self.q_norm, self.k_norm = norm(), norm()

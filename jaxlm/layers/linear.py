@@ -1,8 +1,11 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Weights and the one way to multiply by them: parameters with axis names, and an einsum by the kind of leaf."""
 
+import contextvars
+import dataclasses
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from jaxlm.core.types import Array
+from jaxlm.core.types import Array, Batch, Outputs, Params
 from jaxlm.ops import dense, rows, vector
+from jaxlm.ops import float8 as float8s
 from jaxlm.parallel import place
 
 Axes = tuple[str | None, ...]
@@ -45,23 +49,31 @@ def param(
 KINDS: dict[type, Callable[[str, Array, Any, Axes | None], Array]] = {}
 
 
-def einsum(equation: str, x: Array, w: Any, axes: Axes | None = None) -> Array:
+def einsum(equation: str, x: Array, w: Any, axes: Axes | None = None, float8: bool = False) -> Array:
     """x times a weight in x's type; the last dimensions of x meet the first of w ("btd,dnh->btnh").
 
     axes: the weight's logical axes, by which a split weight is gathered before use. A weight that is not an array
-    (quantized, low-rank) is multiplied by what its type put into KINDS.
+    (quantized, low-rank) is multiplied by what its type put into KINDS. float8: it may be, where `Float8` asks for it.
     """
     kind = KINDS.get(type(w))
     if kind is not None:
         return kind(equation, x, w, axes)
+    # Asked here and handed on: a backward pass is traced when nobody asks any more.
+    seen = _ASKED.get() if float8 else None
+    if seen is not None:
+        seen[_share(_contracted(equation), x, w, axes or ())] += 1
     if axes is None or place.alone():
-        return product(equation, x, w.astype(x.dtype))
-    return _split_product(equation, axes, x, w)
+        return product(equation, x, w.astype(x.dtype), float8=seen is not None)
+    return _split_product(equation, axes, seen is not None, x, w)
 
 
-def product(equation: str, x: Array, w: Array, axes: Axes = ()) -> Array:
+def product(equation: str, x: Array, w: Array, axes: Axes = (), float8: bool = False) -> Array:
     """`einsum` with an array that is whole where it is met by x, in x's type; axes: its logical ones, where any is split."""
     shared = _contracted(equation)
+    if float8 and place.platform() == "cpu":
+        return lax.optimization_barrier(float8s.product(x, w, shared))  # as below
+    if float8:
+        return float8s.product(x, w, shared, x.dtype)
     if not flat(*axes[shared:]):
         return jnp.einsum(equation, x, w)
     free = x.ndim - shared
@@ -78,25 +90,25 @@ def product(equation: str, x: Array, w: Array, axes: Axes = ()) -> Array:
     return out.reshape(*lead, *outer)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _split_product(equation: str, axes: Axes, x: Array, w: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _split_product(equation: str, axes: Axes, float8: bool, x: Array, w: Array) -> Array:
     """The product with a stored weight, which is gathered for it, and for its gradient once more.
 
     Left to autodiff, the gathered weights of all layers would be kept for the backward pass: the whole model on
     every device.
     """
-    return product(equation, x, _whole(w.astype(x.dtype), axes), axes)
+    return product(equation, x, _whole(w.astype(x.dtype), axes), axes, float8)
 
 
-def _split_product_forward(equation, axes, x, w):
-    return _split_product(equation, axes, x, w), (x, w)
+def _split_product_forward(equation, axes, float8, x, w):
+    return _split_product(equation, axes, float8, x, w), (x, w)
 
 
-def _split_product_backward(equation, axes, saved, d_y):
+def _split_product_backward(equation, axes, float8, saved, d_y):
     x, w = saved
     # Without the barrier the compiler would find that it has gathered this weight before, and keep it.
     stored, d_y = lax.optimization_barrier((w, d_y))
-    _, back = jax.vjp(functools.partial(product, equation, axes=axes), x, _whole(stored.astype(x.dtype), axes))
+    _, back = jax.vjp(functools.partial(product, equation, axes=axes, float8=float8), x, _whole(stored.astype(x.dtype), axes))
     d_x, d_w = back(d_y)
     return d_x, place.constrain(d_w, *axes).astype(w.dtype)
 
@@ -119,6 +131,39 @@ def _contracted(equation: str) -> int:
 
 # The axis of an activation that a weight's dimension meets; absent = whole while computing.
 COMPUTE = {"vocab": "act_vocab", "heads": "act_heads", "kv_heads": "act_kv_heads", "mlp": "act_mlp", "expert": "act_expert"}
+
+
+# Set while the model of a training step is applied: the products that were asked for in float8, as `_share` describes them.
+_ASKED: contextvars.ContextVar[Counter | None] = contextvars.ContextVar("jaxlm_float8", default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Float8:
+    """A model applied with those products in float8 (ops/float8.py) that its layers allow to be: for training steps.
+
+    seen: (rows, inputs, outputs) of the products that were traced, as one device computes them -> how many.
+    """
+
+    model: Any
+    seen: Counter = dataclasses.field(default_factory=Counter)
+
+    def axes(self) -> Params:
+        return self.model.axes()
+
+    def apply(self, params: Params, batch: Batch, *, key: Array | None = None, cache: Any = None) -> Outputs:
+        token = _ASKED.set(self.seen)
+        try:
+            return self.model.apply(params, batch, key=key, cache=cache)
+        finally:
+            _ASKED.reset(token)
+
+
+def _share(shared: int, x: Array, w: Array, axes: Axes) -> tuple[int, int, int]:
+    """(rows, inputs, outputs) of the part of a product that one device computes."""
+    parts = [place.parts(COMPUTE[axis]) if axis in COMPUTE else 1 for axis in axes or (None,) * w.ndim]
+    mine = [size // part for size, part in zip(w.shape, parts, strict=True)]
+    rows = math.prod(x.shape[: x.ndim - shared]) // place.parts("batch") // place.parts("seq")
+    return rows, math.prod(mine[:shared]), math.prod(mine[shared:])
 
 
 def flat(*outputs: str | None) -> bool:
@@ -159,14 +204,16 @@ class Linear(nnx.Module):
         bias: bool = True,
         init: Init = normal(),
         dtype: str = "float32",
+        float8: bool = False,
     ):
-        self.inputs, self.axes = len(inputs), axes
+        """float8: a training step may be asked to compute the product in it."""
+        self.inputs, self.axes, self.float8 = len(inputs), axes, float8
         self.kernel = param(rngs, (*inputs, *outputs), *axes, init=init, dtype=dtype)
         self.bias = param(rngs, outputs, *axes[self.inputs :], init=zeros, dtype=dtype) if bias else None
 
     def __call__(self, x: Array) -> Array:
         lead, inner, outer = "abc"[: x.ndim - self.inputs], "uv"[: self.inputs], "xyz"[: len(self.axes) - self.inputs]
-        y = einsum(f"{lead}{inner},{inner}{outer}->{lead}{outer}", x, self.kernel.get_value(), self.axes)
+        y = einsum(f"{lead}{inner},{inner}{outer}->{lead}{outer}", x, self.kernel.get_value(), self.axes, self.float8)
         return y if self.bias is None else add_row(y, self.bias.get_value(), self.axes[self.inputs :])
 
 

@@ -33,11 +33,10 @@ class Mlp(nnx.Module):
         dtype: str = "float32",
     ):
         self.activation, self.rate = activation, rate
-        self.up = Linear(rngs, (size,), (hidden,), ("embed", "mlp"), bias=bias, init=init, dtype=dtype)
-        self.gate = (
-            Linear(rngs, (size,), (hidden,), ("embed", "mlp"), bias=bias, init=init, dtype=dtype) if gated else None
-        )
-        self.down = Linear(rngs, (hidden,), (size,), ("mlp", "embed"), bias=bias, init=out_init, dtype=dtype)
+        common = dict(bias=bias, dtype=dtype, float8=True)
+        self.up = Linear(rngs, (size,), (hidden,), ("embed", "mlp"), init=init, **common)
+        self.gate = Linear(rngs, (size,), (hidden,), ("embed", "mlp"), init=init, **common) if gated else None
+        self.down = Linear(rngs, (hidden,), (size,), ("mlp", "embed"), init=out_init, **common)
 
     def __call__(self, x: Array, key: Array | None = None) -> Array:
         with jax.named_scope("mlp"):

@@ -78,10 +78,15 @@ def constrain(x: Array, *axes: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, layout.sharding(*axes))
 
 
+def parts(axis: str) -> int:
+    """Into how many parts the layout in force splits this axis of activations."""
+    layout = active()
+    return 1 if layout is None else layout.rules.parts(axis, layout.mesh.shape)
+
+
 def splits(axis: str) -> bool:
     """Whether the layout in force splits this axis of activations."""
-    layout = active()
-    return layout is not None and layout.rules.parts(axis, layout.mesh.shape) > 1
+    return parts(axis) > 1
 
 
 def copies(x: Array, axis: str, *axes: str | None) -> Array:
@@ -89,9 +94,7 @@ def copies(x: Array, axis: str, *axes: str | None) -> Array:
 
     Each part's gradient stays where it is, however often it is added to, until that of all parts is summed.
     """
-    layout = active()
-    parts = 1 if layout is None else layout.rules.parts(axis, layout.mesh.shape)
-    return constrain(jnp.broadcast_to(x, (parts, *x.shape)), axis, *axes)
+    return constrain(jnp.broadcast_to(x, (parts(axis), *x.shape)), axis, *axes)
 
 
 def move(x: Array, here: tuple[str | None, ...], there: tuple[str | None, ...]) -> Array:

@@ -30,6 +30,10 @@ class Config:
     explode: float = 0.0  # a gradient norm above so many times the median of the last 50 is recorded; 0.0 = none is
     profile_at: int = 0  # step at which a profile is taken; 0 = never
     profile_steps: int = 3
+    # Dense products of attention and feed-forward in float8 (ops/float8.py), in training steps alone: evaluation and generation are
+    # without. "auto": where the device is measurably faster so when the run begins. One scale a tensor, the largest number in a
+    # micro-batch: how rows are packed and how many make one is then part of what is computed. Needs bfloat16 and jaxlm[fp8].
+    fp8: str = "off"  # off | auto | on
     compiler_options: tuple = ()  # "name=value" over the platform's own (parallel/compiler.py); "name=default", "default" take out
     allow_changes: bool = False  # go on with a run although its text, tokenizer or settings have changed
     tensorboard: bool = True
@@ -51,6 +55,8 @@ class Config:
                 compiler.parse(change)
             except ValueError as error:
                 out.append(f"train.compiler_options: {error}")
+        if self.fp8 not in ("off", "auto", "on"):
+            out.append(f"train.fp8 is '{self.fp8}': it is 'off', 'auto' or 'on'")
         if self.baseline not in ("", "trigram"):
             out.append(f"train.baseline is '{self.baseline}': it is 'trigram' or ''")
         return out
