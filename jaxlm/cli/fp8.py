@@ -64,7 +64,6 @@ def _measured(run: experiments.Experiment, found: list[tuple[int, int, int, int]
     if why:
         made = {"fp8": "off", "why": why}
     else:
-        float8.qwix()
         # A run that was stopped before its first checkpoint begins anew, and is the same run.
         path = workdir / FILE
         before = json.loads(path.read_text()) if path.is_file() else {}

@@ -66,7 +66,7 @@ def test_a_start_that_left_no_checkpoint_is_the_same_start(monkeypatch, tmp_path
 @pytest.mark.parametrize("what,words", [("device", "CPUs have no float8 units"), ("type", "model.dtype is 'float32'"),
                                         ("model", "has no dense products")])
 def test_auto_says_why_it_does_not_measure(monkeypatch, tmp_path, capsys, what, words):
-    """Fails if it measures where that is no use (`why = ""` in _measured), or does not say why it does not."""
+    """Fails if it measures where that is no use (`if False:` for `if why:` in _measured), or does not say why it does not."""
     run = started(monkeypatch, () if what == "model" else ((8, 16, 16, 1),))
     if what == "device":
         monkeypatch.undo()
@@ -79,7 +79,8 @@ def test_auto_says_why_it_does_not_measure(monkeypatch, tmp_path, capsys, what, 
 
 @pytest.mark.parametrize("asked", ["on", "auto"])
 def test_without_qwix(monkeypatch, tmp_path, asked):
-    """Fails if the run begins without: no `float8.qwix()` in decide, or in _measured."""
+    """Fails if the run begins without, no `float8.qwix()` in decide, or the measurement ends in Python's words: `except KeyError`
+    in float8.qwix."""
     monkeypatch.setitem(sys.modules, "qwix", None)
     with pytest.raises(UserError, match=r'pip install "jaxlm\[fp8\]"'):
         fp8.decide(started(monkeypatch, fp8=asked), None, NONE, tmp_path, lambda: pytest.fail("measured"))
