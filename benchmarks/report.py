@@ -10,7 +10,8 @@ from benchmarks import tables
 
 def main(paths: list[str]) -> None:
     documents = [json.loads(pathlib.Path(path).read_text()) for path in paths if path != "--short"]
-    lines = [*tables.short(documents), *tables.streams(documents), *tables.drafts(documents)] if "--short" in paths else map(text, documents)
+    parts = (tables.short, tables.streams, tables.drafts, tables.peaks)
+    lines = [line for part in parts for line in part(documents)] if "--short" in paths else map(text, documents)
     print("\n".join(lines))
 
 

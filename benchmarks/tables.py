@@ -173,11 +173,14 @@ def compile_time(case: Case, document: dict) -> list[str]:
     return out
 
 
+def peak(row: Row) -> int:
+    """Bytes of the device where it has memory of its own, else of the process."""
+    return row["rounds"][-1].get("device_peak_bytes") or row["rounds"][-1]["peak_bytes"]
+
+
 def memory(case: Case, document: dict) -> list[str]:
     """A process's peak, and on a CPU the part of it that importing the framework does not explain."""
-    device = lambda row: row["rounds"][-1].get("device_peak_bytes")
-    peak = lambda row: device(row) or row["rounds"][-1]["peak_bytes"]
-    own = lambda row: peak(row) - (0 if device(row) else row["notes"].get("import_bytes", 0))
+    own = lambda row: peak(row) - (0 if row["rounds"][-1].get("device_peak_bytes") else row["notes"].get("import_bytes", 0))
     ok = [row for row in case["rows"] if row["status"] == "ok"]
     ours = next((row for row in ok if row["contender"] == "jaxlm"), None)
     out = [f"memory, {case['shape']}, {case['dtype']}, {case['tokens']:,} tokens a step, state {case['parameters'] * 12 / 1e9:.2f} GB", "",
@@ -269,6 +272,20 @@ def short(documents: list[dict]) -> list[str]:
             f = case["fields"]
             out.append(line(f"{case['shape']}, {f['batch']} x {f['length']}", case["dtype"], f"{best['jaxlm'] * 1e3:,.0f}",
                             *(shown(best[h]) for h in SHORT if h != "jaxlm")))
+    return out
+
+
+def peaks(documents: list[dict]) -> list[str]:
+    """One line a shape and type over all documents: gigabytes at the peak, and in brackets how many times jaxlm's."""
+    cases = [case for document in documents for case in document["cases"] if case["kind"] == "memory"]
+    shown = {h: names for h, names in SHORT.items() if any(row["contender"] in names for case in cases for row in case["rows"])}
+    out = header("step of", "type", *(f"{heading}, GB" for heading in shown)) if cases else []
+    for case in cases:
+        best = {h: min((peak(row) / 1e9 for row in case["rows"] if row["status"] == "ok" and row["contender"] in names), default=0.0)
+                for h, names in shown.items()}
+        f, ours = case["fields"], best["jaxlm"]
+        told = (f"{gb:.2f} ({gb / ours:.2f}x)" if gb and ours else "" for h, gb in best.items() if h != "jaxlm")
+        out.append(line(f"{case['shape'].partition(':')[0]}, {f['batch']} x {f['length']}", case["dtype"], f"{ours:.2f}", *told))
     return out
 
 
