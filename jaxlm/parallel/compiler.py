@@ -48,6 +48,9 @@ OPTIONS: dict[str, dict[str, Option]] = {
         "xla_cpu_prefer_vector_width": Option(
             512, "the whole width of AVX-512, where LLVM prefers half of it; without AVX-512 it changes nothing",
             "LLVM's prefer-vector-width; measured"),
+        "xla_cpu_copy_insertion_use_region_analysis": Option(
+            True, "the optimizer updates its moments in place, where the step began with a copy of both: 20 MB of 390 less, 2% faster",
+            "XLA's copy insertion; measured"),
     },
     "gpu": {
         "xla_gpu_enable_latency_hiding_scheduler": Option(
