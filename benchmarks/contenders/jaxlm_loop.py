@@ -22,7 +22,7 @@ def train(job: Job, clock: Clock) -> None:
     workdir = jaxlm_page.scratch(job)
     workdir.mkdir(parents=True)
     flags.FLAGS(["jaxlm train", f"--workdir={workdir}"])
-    dispatch.in_turn(job.shape.tokens)  # as the command's main does
+    dispatch.inline(job.shape.tokens)  # as the command's main does
     config = jaxlm_page.config(job)
     run = experiments.experiment(config, Vocabulary.bare(job.shape.vocab))
     peak, _ = flops.peak(jax.local_devices()[0])

@@ -31,7 +31,7 @@ def main(config: ConfigDict) -> None:
         raise UserError("--workdir is missing: name the folder that the run is kept in")
     if "://" in FLAGS.workdir:
         raise UserError(f"--workdir={FLAGS.workdir}: a run is kept in a folder; mount the bucket (gcsfuse) and name the mount")
-    dispatch.in_turn(config.train.batch_size * config.data.seq_len)
+    dispatch.inline(config.train.batch_size * config.data.seq_len)
     build.validate(config, jax.device_count())
     workdir = pathlib.Path(FLAGS.workdir).resolve()
     with Stop(workdir / "checkpoints") as stop, alone(workdir):

@@ -6,7 +6,7 @@ import jax
 LARGE = 1024
 
 
-def in_turn(tokens: int) -> None:
+def inline(tokens: int) -> None:
     """With LARGE tokens a step or more CPUs run a program in the thread that calls it; to be called before a device is used.
 
     XLA:CPU else runs it in one of its own threads, each of which keeps what it ran last, and with it that program's whole

@@ -21,7 +21,7 @@ class Info(ctypes.Structure):  # <malloc.h>
 info = ctypes.CDLL(None).mallinfo2
 info.restype = Info
 used = lambda: info().mapped + info().used >> 20
-dispatch.in_turn(int(sys.argv[1]))
+dispatch.inline(int(sys.argv[1]))
 x = jnp.ones((4096,))
 before = used()
 step = jax.jit(lambda x: jnp.tanh(x[:, None] * x) @ x, donate_argnums=0).lower(x).compile()
@@ -44,15 +44,15 @@ def held(tokens: int) -> int:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc's count of what is in use")
 def test_no_working_memory_is_held():
-    """Fails if XLA's threads keep the working memory of the steps that they ran: drop the update from in_turn."""
+    """Fails if XLA's threads keep the working memory of the steps that they ran: drop the update from inline."""
     assert held(dispatch.LARGE) < 32
 
 
 def test_training_says_so_before_it_uses_a_device(monkeypatch):
-    """Fails if the number of devices is asked for first, after which nothing can be said: in_turn below build.validate."""
+    """Fails if the number of devices is asked for first, after which nothing can be said: inline below build.validate."""
     done = []
     monkeypatch.setattr(train, "FLAGS", types.SimpleNamespace(workdir="somewhere"))
-    monkeypatch.setattr(train.dispatch, "in_turn", done.append)
+    monkeypatch.setattr(train.dispatch, "inline", done.append)
     monkeypatch.setattr(train.jax, "device_count", lambda: pytest.fail("a device was used") if not done else sys.exit())
     config = types.SimpleNamespace(train=types.SimpleNamespace(batch_size=12), data=types.SimpleNamespace(seq_len=256))
     with pytest.raises(SystemExit):
