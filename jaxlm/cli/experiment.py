@@ -58,7 +58,9 @@ class Experiment:
 
     @property
     def compiler_options(self) -> dict[str, Any]:  # of the layout in force
-        return compiler.options(self.config.train.compiler_options, self.config.model.get("dtype") == "bfloat16")
+        tokens = self.config.train.batch_size * self.config.data.seq_len
+        flops = 6.0 * tokens * sum(x.size for x in jax.tree.leaves(self.target.params))
+        return compiler.options(self.config.train.compiler_options, self.config.model.get("dtype") == "bfloat16", flops)
 
     def batches(self, drawn: Any, start: int, stop: int) -> pipeline.Batches:
         """This host's rows of the batches start to stop, made ready ahead."""

@@ -100,22 +100,23 @@ def _xla_cpu(q, k, v, mask, scale, soft_cap, bias, rate, key):
     if soft_cap or bias is not None or (rate and key is not None):
         return _xla(q, k, v, mask, scale, soft_cap, bias, rate, key)
     T, S = q.shape[1], k.shape[1]
-    return _core(scale, _parts(mask, T, S), q, _across(k), _across(v), masks.dense(mask, T, S))
+    return _core(scale, _parts(mask, T, S, q.dtype.itemsize), q, _across(k), _across(v), masks.dense(mask, T, S))
 
 
-# Queries that are computed together where each sees only what comes before it, at least, and parts of them at most: fewer
-# queries save more of the scores that nobody sees, and cost more operations (measured on one core with AMX, forward and
-# backward, in 1 / 2 / 4 / 8 parts, ms: 1 x 1024 x 12 x 64 in bfloat16 59, 47, 43, 46 and in float32 120, 88, 82; of
-# 12 x 256 x 6 x 64 in bfloat16 20.7, 20.9, 24).
-_TOGETHER, _MOST = 256, 4
+# Queries that are computed together where each sees only what comes before it, at least, by the bytes of a number, and parts
+# of them at most: fewer queries save more of the scores that nobody sees, and cost more operations (measured on one core with
+# AMX, forward and backward, in 1 / 2 / 4 / 8 parts, ms: 1 x 1024 x 12 x 64 in bfloat16 59, 47, 43, 46 and in float32 120, 88,
+# 82; 12 x 256 x 6 x 64 in bfloat16 20.7, 20.9, 24 and in float32 57, 44, 45).
+_TOGETHER, _MOST = {2: 256, 4: 128}, 4
 
 
-def _parts(mask: masks.Mask, queries: int, keys: int) -> tuple[tuple[int, int, int], ...]:
+def _parts(mask: masks.Mask, queries: int, keys: int, width: int) -> tuple[tuple[int, int, int], ...]:
     """(first query, end of queries, end of the keys that any of them sees) of each part of the queries."""
     ordered = mask.causal and queries == keys and mask.prefix is None and mask.q_index is None and mask.k_index is None
-    if not ordered or queries < 2 * _TOGETHER:
+    together = _TOGETHER.get(width, queries)
+    if not ordered or queries < 2 * together:
         return ((0, queries, keys),)
-    size = -(-queries // min(queries // _TOGETHER, _MOST))
+    size = -(-queries // min(queries // together, _MOST))
     ends = [min(start + size, queries) for start in range(0, queries, size)]
     return tuple(zip([0, *ends], ends, ends))
 

@@ -35,6 +35,8 @@ class Option:
     # Set only where a bfloat16 product then becomes this library call: else it would only cost, and jaxlib 0.12 cannot keep
     # a program that calls oneDNN, which takes softmax in float32 too. Such a program is compiled again by each process.
     call: str = ""
+    # Of those, what float32 programs get too where they are heavy: its gain then outweighs being compiled anew.
+    float32: bool = False
 
 
 OPTIONS: dict[str, dict[str, Option]] = {
@@ -42,7 +44,8 @@ OPTIONS: dict[str, dict[str, Option]] = {
         # Products stand alone for it, see layers/linear.py: it fuses activations wrongly, without an error and with the right
         # loss. tests/training/test_cpu_step.py compares gradients under this table with those under none.
         "xla_cpu_experimental_onednn_custom_call": Option(
-            True, "oneDNN's products: a bfloat16 step in 0.7 of the time", "openxla/xla#31025; measured", call="__onednn$matmul"),
+            True, "oneDNN's products: a bfloat16 step in 0.7 of the time; of float32 it gets weights' gradients, which YNNPACK leaves: 0.94",
+            "openxla/xla#31025; measured", call="__onednn$matmul", float32=True),
         "xla_cpu_experimental_ynn_fusion_type": Option(
             "", "oneDNN gets only the products that YNNPACK has not taken", "jax-ml/jax#33900; measured", call="__onednn$matmul"),
         "xla_cpu_prefer_vector_width": Option(
@@ -61,15 +64,23 @@ OPTIONS: dict[str, dict[str, Option]] = {
 }
 
 
-def options(changes: Iterable[str] = (), bfloat16: bool = True) -> dict[str, Value]:
+# Floating-point operations of a program from which it is heavy: half a second of two cores in float32.
+HEAVY = 1e11
+
+
+def options(changes: Iterable[str] = (), bfloat16: bool = True, flops: float = 0.0) -> dict[str, Value]:
     """The options for programs of the layout in force: the platform's table with `changes` ("name=value") over it.
 
-    bfloat16: the programs have products in it, else what only serves those is left out.
+    bfloat16: the programs have products in it, else what only serves those is left out; flops: about how many operations the
+    heaviest of them has, at each of its runs.
 
     "name=default" takes a table's option out, and "default" all of them. An option of the table that this jaxlib or
     processor has not is said once and left out; UserError for one that is asked for and not known.
     """
-    table, asked = {name: o for name, o in OPTIONS.get(place.platform(), {}).items() if bfloat16 or not o.call}, {}
+    serves = lambda option: bfloat16 or not option.call or option.float32 and flops >= HEAVY
+    everything = OPTIONS.get(place.platform(), {})
+    table, asked = dict(everything) if any(o.call and serves(o) for o in everything.values()) else \
+        {name: o for name, o in everything.items() if serves(o)}, {}
     for change in changes:
         name, value = parse(change)
         if not name:
@@ -80,7 +91,8 @@ def options(changes: Iterable[str] = (), bfloat16: bool = True) -> dict[str, Val
         else:
             table.pop(name, None)
             asked[name] = value
-    found = _usable(place.platform(), tuple(table.items()))
+    # Whether a library is there is asked under the whole table: it shows in a bfloat16 product.
+    found = {name: value for name, value in _usable(place.platform(), tuple(table.items())).items() if serves(table[name])}
     if asked:
         try:
             _compiled({**found, **asked})

@@ -80,8 +80,8 @@ def test_parts_of_the_queries(case, monkeypatch):
     segments = jnp.array([[1, 1, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
     mask = {"packed": Mask(q_segments=segments, k_segments=segments), "window": Mask(window=2), "both_ways": Mask(False),
             "prefix": Mask(prefix=jnp.array([5, 0])), "index": Mask(q_index=jnp.arange(T)[::-1], k_index=jnp.arange(T))}.get(case, Mask())
-    monkeypatch.setattr(attention, "_TOGETHER", 3)
-    assert len(attention._parts(mask, T, S)) == (2 if case in ("causal", "packed", "window") else 1)
+    monkeypatch.setattr(attention, "_TOGETHER", {4: 3})
+    assert len(attention._parts(mask, T, S, 4)) == (2 if case in ("causal", "packed", "window") else 1)
     results = [jax.vjp(lambda *x: attend(*x, mask, backend=backend), q, k, v) for backend in ("xla", "xla_cpu")]
     for one, other in zip(*[(out, *back(grad)) for out, back in results]):
         np.testing.assert_allclose(one, other, atol=5e-6)

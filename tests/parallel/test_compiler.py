@@ -47,10 +47,20 @@ def test_an_option_without_its_library_is_left_out(table):
 
 
 def test_what_serves_bfloat16_alone_is_no_option_of_float32(table):
-    """Fails if float32 programs get oneDNN's calls, which jax cannot keep: drop `if bfloat16 or not o.call` from options."""
+    """Fails if float32 programs get oneDNN's calls, which jax cannot keep: `serves = lambda option: True` in options."""
     table(xla_cpu_prefer_vector_width=Option(512, "a reason", "a source", call="dot("), xla_cpu_enable_fast_math=Option(False, "a reason", "a source"))
     assert compiler.options(bfloat16=False) == {"xla_cpu_enable_fast_math": False}
     assert set(compiler.options()) == {"xla_cpu_prefer_vector_width", "xla_cpu_enable_fast_math"}
+
+
+def test_a_heavy_float32_program_gets_what_serves_it(table):
+    """Fails if float32 steps that take seconds do without a library for the sake of a compilation, or if small ones get it:
+    drop `and flops >= HEAVY` from options."""
+    call = dict(call="dot(")
+    table(xla_cpu_prefer_vector_width=Option(512, "a reason", "a source", float32=True, **call),
+          xla_cpu_enable_fast_math=Option(False, "a reason", "a source", **call))
+    assert compiler.options(bfloat16=False, flops=compiler.HEAVY) == {"xla_cpu_prefer_vector_width": 512}
+    assert compiler.options(bfloat16=False, flops=compiler.HEAVY / 2) == {}
 
 
 def test_changes(table):
