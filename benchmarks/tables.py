@@ -257,21 +257,24 @@ SHORT = {"jaxlm": ("jaxlm",), "hand-written jit step": ("bare",), "torch as inst
 
 def short(documents: list[dict]) -> list[str]:
     """One line a shape and type over all documents: milliseconds, and in brackets how many times jaxlm's."""
-    if not any(case["kind"] == "train" for document in documents for case in document["cases"]):
+    cases = [case for document in documents for case in document["cases"] if case["kind"] == "train"]
+    jax_of = lambda row: f"jaxlm, jax {row.get('versions', {}).get('jax', '')}"
+    if not cases:
         return []
-    out = header("step of", "type", *(f"{heading}, ms" for heading in SHORT))
-    for document in documents:
-        for case in (c for c in document["cases"] if c["kind"] == "train"):
-            # Steps that other programs disturbed say nothing: such a contender has no figure here.
-            timed = [row for row in case["rows"] if row["status"] == "ok" and len(row["rounds"]) > 1 and quiet(row)[1] >= 0]
-            best = {h: min((median(r) for r in timed if r["contender"] in names and not r["python"]), default=0.0)
-                    for h, names in SHORT.items()}
-            if not best["jaxlm"]:
-                continue
-            shown = lambda t: f"{t * 1e3:,.0f} ({t / best['jaxlm']:.2f}x)" if t else ""
-            f = case["fields"]
-            out.append(line(f"{case['shape']}, {f['batch']} x {f['length']}", case["dtype"], f"{best['jaxlm'] * 1e3:,.0f}",
-                            *(shown(best[h]) for h in SHORT if h != "jaxlm")))
+    # The same under other interpreters, for what another jax makes of it.
+    others = sorted({jax_of(row) for case in cases for row in case["rows"] if row["contender"] == "jaxlm" and row["python"]})
+    out = header("step of", "type", *(f"{heading}, ms" for heading in (*SHORT, *others)))
+    for case in cases:
+        # Steps that other programs disturbed say nothing: such a contender has no figure here.
+        timed = [row for row in case["rows"] if row["status"] == "ok" and len(row["rounds"]) > 1 and quiet(row)[1] >= 0]
+        best = {h: min((median(r) for r in timed if r["contender"] in names and not r["python"]), default=0.0) for h, names in SHORT.items()}
+        best |= {h: min((median(r) for r in timed if r["python"] and jax_of(r) == h), default=0.0) for h in others}
+        if not best["jaxlm"]:
+            continue
+        shown = lambda t: f"{t * 1e3:,.0f} ({t / best['jaxlm']:.2f}x)" if t else ""
+        f = case["fields"]
+        out.append(line(f"{case['shape']}, {f['batch']} x {f['length']}", case["dtype"], f"{best['jaxlm'] * 1e3:,.0f}",
+                        *(shown(t) for h, t in best.items() if h != "jaxlm")))
     return out
 
 
