@@ -28,7 +28,7 @@ def decide(run: experiments.Experiment, text: corpus.Corpus, checkpoints: Checkp
     train = run.config.train
     if train.fp8 == "auto":
         kept = _kept(checkpoints)
-        found = {"fp8": kept, "why": "this run began with it"} if kept else _measured(run, _products(run, text), workdir, clock)
+        found = {"fp8": kept, "why": "this run began with it"} if kept else _measured(run, text, workdir, clock)
         train.fp8 = found["fp8"]
         say(f"train.fp8=auto is {train.fp8}: {found['why']}")
     elif train.fp8 == "on" and not _products(run, text):
@@ -53,13 +53,15 @@ def _none(run: experiments.Experiment) -> str:
     return f"model '{run.config.model.name}' has no dense products in attention or feed-forward, which are what float8 is for"
 
 
-def _measured(run: experiments.Experiment, found: list[tuple[int, int, int, int]], workdir: pathlib.Path,
-              clock: Callable[[], float]) -> dict[str, Any]:
+def _measured(run: experiments.Experiment, text: corpus.Corpus, workdir: pathlib.Path, clock: Callable[[], float]) -> dict[str, Any]:
     """The record of the decision, which is process 0's: taken from the folder where the same start has left one, else made now."""
     device = run.layout.mesh.local_devices[0]
-    why = float8.refusal(device) or ("" if found else _none(run))
+    why = float8.refusal(device)
     if (dtype := run.config.model.get("dtype")) != "bfloat16":
         why = f"model.dtype is '{dtype}', and products in float8 are those of a bfloat16 model"
+    # Looked for only where they may be timed: without qwix they cannot even be.
+    found = [] if why else _products(run, text)
+    why = why or ("" if found else _none(run))
     asked = {"device": device.device_kind, "jax": jax.__version__, "sizes": [list(sizes) for sizes in found]}
     if why:
         made = {"fp8": "off", "why": why}

@@ -26,8 +26,8 @@ def layout_of(name: str) -> place.Layout:
 
 @functools.cache
 def trained(float8: bool) -> np.ndarray:
-    """Losses of steps on two batches, of a bfloat16 GPT whose blocks have a say from the first step on."""
-    model, layout = families.model_of("gpt", dtype="bfloat16", init_std=0.2), layout_of("one")
+    """Losses of steps on two batches, of a float32 GPT whose blocks have a say from the first step on."""
+    model, layout = families.model_of("gpt", init_std=0.2), layout_of("one")
     tx, trainable = optax.adamw(3e-3), jax.tree.map(lambda _: True, model.abstract)
     made = step.make_step(Float8(model) if float8 else model, OBJECTIVE, tx, optax.constant_schedule(3e-3), trainable)
     losses = []
@@ -87,11 +87,11 @@ def test_layouts(name):
     assert difference(name) < 1e-3 < 0.03 < difference("one", False)
 
 
-def test_it_learns_as_bfloat16_does():
-    """Fails if what comes back loses its scale, `_rounded(2 * d_y, BACKWARD)` in ops/float8._gradients, or weights and activations
-    have fewer digits: e2m1's, FORWARD = jnp.float4_e2m1fn. Of what comes back so few would do here: this test does not see them."""
+def test_it_learns_as_without():
+    """Within what float8's three binary digits move a loss by. Fails if what comes back loses its scale, `_rounded(2 * d_y, BACKWARD)`
+    in ops/float8._gradients: 0.3 apart. How many digits there are is seen in tests/ops/test_float8.py and not here."""
     assert trained(False)[-1] < trained(False)[0] - 1
-    np.testing.assert_allclose(trained(True), trained(False), rtol=0, atol=0.01)
+    np.testing.assert_allclose(trained(True), trained(False), rtol=0, atol=0.05)
 
 
 def test_what_is_timed():
