@@ -36,7 +36,7 @@ def limits(case: Case, document: dict) -> list[str]:
 
 def train(case: Case, document: dict) -> list[str]:
     """Milliseconds, rates and the ratio to jaxlm: above 1.00 jaxlm is faster."""
-    timed = [row for row in case["rows"] if row["status"] == "ok" and len(row["rounds"]) > 1]
+    timed = measured(case)
     ours = next((median(row) for row in timed if row["contender"] == "jaxlm"), 0.0)
     roof = rate(document, case["dtype"])
     head = f"{case['shape']}, {case['dtype']}, {case['parameters'] / 1e6:.1f}M parameters, {case['tokens']:,} tokens a step, " \
@@ -76,6 +76,16 @@ def overhead(timed: list[Row]) -> list[str]:
     return ["", "jaxlm: " + ", ".join(told)]
 
 
+def measured(case: Case) -> list[Row]:
+    """The rows of contenders that were timed."""
+    return [row for row in case["rows"] if row["status"] == "ok" and len(row["rounds"]) > 1]
+
+
+def undisturbed(case: Case) -> list[Row]:
+    """Those of them with steps that no other program disturbed: the others' figures say nothing."""
+    return [row for row in measured(case) if quiet(row)[1] >= 0]
+
+
 def decode(case: Case, document: dict) -> list[str]:
     """Tokens a second after the prefill, of all rows together; reads are all weights, and keys and values so far, once a token."""
     options, rows, read, needed = case["options"], case["fields"]["batch"], _read_rate(document), _read_bytes(case)
@@ -83,7 +93,7 @@ def decode(case: Case, document: dict) -> list[str]:
            f"{needed / 1e9:.2f} GB read a token", "",
            *header("contender", "tokens/s", "ms a token", "of the read rate", "prefill, ms", "time / jaxlm's", "steps kept (dropped)",
                    "parity")]
-    ok = [row for row in case["rows"] if row["status"] == "ok" and len(row["rounds"]) > 1]
+    ok = measured(case)
     ours = next((_a_token(row, case) for row in ok if row["contender"] == "jaxlm_decode"), 0)
     for row in case["rows"]:
         if row not in ok:
@@ -123,7 +133,9 @@ def streams(documents: list[dict]) -> list[str]:
     out = header("streams", "type", "jaxlm, ms a token", "of the read rate", "torch, ms", "Hugging Face generate, ms", "prefill: jaxlm, ms",
                  "torch, ms", "Hugging Face, ms")
     for case, document in cases:
-        ok = {row["contender"]: row for row in case["rows"] if row["status"] == "ok" and len(row["rounds"]) > 1 and quiet(row)[1] >= 0}
+        ok = {row["contender"]: row for row in undisturbed(case)}
+        if "jaxlm_decode" not in ok:
+            continue
         times = {name: _a_token(row, case) for name, row in ok.items()}
         ours, others = times["jaxlm_decode"], ("torch_decode", "hf_generate")
         read = _read_rate(document)
@@ -265,8 +277,7 @@ def short(documents: list[dict]) -> list[str]:
     others = sorted({jax_of(row) for case in cases for row in case["rows"] if row["contender"] == "jaxlm" and row["python"]})
     out = header("step of", "type", *(f"{heading}, ms" for heading in (*SHORT, *others)))
     for case in cases:
-        # Steps that other programs disturbed say nothing: such a contender has no figure here.
-        timed = [row for row in case["rows"] if row["status"] == "ok" and len(row["rounds"]) > 1 and quiet(row)[1] >= 0]
+        timed = undisturbed(case)
         best = {h: min((median(r) for r in timed if r["contender"] in names and not r["python"]), default=0.0) for h, names in SHORT.items()}
         best |= {h: min((median(r) for r in timed if r["python"] and jax_of(r) == h), default=0.0) for h in others}
         if not best["jaxlm"]:

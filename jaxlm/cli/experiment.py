@@ -58,8 +58,7 @@ class Experiment:
 
     @property
     def compiler_options(self) -> dict[str, Any]:  # of the layout in force
-        tokens = self.config.train.batch_size * self.config.data.seq_len
-        flops = 6.0 * tokens * sum(x.size for x in jax.tree.leaves(self.target.params))
+        flops = 6.0 * self.config.train.batch_size * self.config.data.seq_len * tree.size(self.target.params)
         return compiler.options(self.config.train.compiler_options, self.config.model.get("dtype") == "bfloat16", flops)
 
     def batches(self, drawn: Any, start: int, stop: int) -> pipeline.Batches:

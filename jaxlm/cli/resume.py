@@ -25,7 +25,8 @@ def check(config: ConfigDict, tokenizer: Any, fingerprint: Any, checkpoints: Che
     if not checkpoints.steps():
         return
     stored = experiments.newest_meta(checkpoints)
-    # Each micro-batch has its own dropout and float8 scales and balances its own experts: with these, their number is part of what is computed.
+    # Each micro-batch has its own dropout and float8 scales and balances its own experts: with these, their number is part of
+    # what is computed.
     own = config.train.fp8 == "on" or any(
         config.model[name] for name in config.model if name.endswith("dropout") or name == "experts")
     free = tuple(name for name in FREE if not (own and name == "train.accumulate"))

@@ -23,12 +23,17 @@ class Apart:
     layers: tuple[Array, ...]
 
 
+def split(stack: Array, layers: int) -> tuple[Array, ...]:
+    """Each layer's part of a stack [layers, ...]."""
+    return tuple(jnp.squeeze(part, 0) for part in lax.split(stack, (1,) * layers, 0))
+
+
 def take_apart(params: Params, axes: Params) -> Params:
     """Parameters with their stacks apart; axes: the logical ones, a tuple for each. Kinds of leaves that are not arrays stay."""
     def one(axes: tuple, leaf: Any) -> Any:
         if not axes or axes[0] != "layers" or not isinstance(leaf, jax.Array):
             return leaf
-        return Apart(tuple(jnp.squeeze(part, 0) for part in lax.split(leaf, (1,) * leaf.shape[0], 0)))
+        return Apart(split(leaf, leaf.shape[0]))
 
     return jax.tree.map(one, axes, params, is_leaf=lambda x: isinstance(x, tuple))
 

@@ -36,8 +36,7 @@ class Stepper:
 
     def apart(self, params: Params) -> Params:
         """Parameters as the others here read them fastest, made once for many calls: on a CPU alone, one array a layer."""
-        fitting = place.platform() == "cpu" and place.alone() and hasattr(self.model, "apart")
-        return self.model.apart(params) if fitting else params
+        return self.model.apart(params) if _on_one_cpu() and hasattr(self.model, "apart") else params
 
     def prefill(self, params: Params, batch: Batch, length: int) -> tuple[Array, Any]:
         """(float32 logits [B, V] after the last token, a cache of `length` slots with the prompts in it).
@@ -96,7 +95,7 @@ class Stepper:
 
     def _logits(self, outputs: Any) -> Array:
         hidden = outputs.hidden
-        if hidden.shape[:2] == (1, 1) and hidden.dtype == jnp.bfloat16 and place.platform() == "cpu" and place.alone():
+        if hidden.shape[:2] == (1, 1) and hidden.dtype == jnp.bfloat16 and _on_one_cpu():
             # XLA:CPU's library reads a table in bfloat16 for two rows; for one the table would be converted to float32.
             twice = jnp.concatenate([hidden, lax.optimization_barrier(hidden)], 1)
             logits = dataclasses.replace(outputs, hidden=twice).logits[:, :1]
@@ -107,3 +106,6 @@ class Stepper:
                             f"that the model was trained with")
         return constrain(logits, "batch", None, None)
 
+
+def _on_one_cpu() -> bool:
+    return place.platform() == "cpu" and place.alone()

@@ -81,9 +81,12 @@ def product(equation: str, x: Array, w: Array, axes: Axes = (), float8: bool = F
     outer = w.shape[len(inner) :]
     # Two-dimensional products: XLA:CPU runs the gradient of a three-dimensional one at half speed.
     x, w = x.reshape(-1, math.prod(inner)), w.reshape(math.prod(inner), -1)
-    one = x.shape[0] == 1 and place.alone() and vector.suits(*w.shape, x.dtype)
-    multiply = dense.matmul if place.alone() else jnp.matmul
-    out = vector.times(x[0], w)[None] if one else multiply(x, w)
+    if not place.alone():
+        out = x @ w
+    elif x.shape[0] == 1 and vector.suits(*w.shape, x.dtype):
+        out = vector.times(x[0], w)[None]
+    else:
+        out = dense.matmul(x, w)
     # Without the barrier XLA:CPU has oneDNN compute a product and its activation in one call, and then hands the activated
     # values to everybody who wants the product too, the gradient of the activation among them (jaxlib 0.12).
     out = lax.optimization_barrier(out)

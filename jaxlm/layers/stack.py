@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxlm.core.apart import is_apart
+from jaxlm.core import apart
 from jaxlm.core.types import Array
 
 LAYER = "layer"  # the mark on what goes into the first layer and comes out of each
@@ -68,7 +68,7 @@ def run(
 
     carry = _marked(carry)
 
-    if scan and not any(map(is_apart, jax.tree.leaves(weights, is_leaf=is_apart))):
+    if scan and not any(map(apart.is_apart, jax.tree.leaves(weights, is_leaf=apart.is_apart))):
         if remat != "none":
             # Inside a loop nothing can be merged with the forward pass, so the barriers would only cost.
             body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
@@ -98,6 +98,6 @@ def _marked(carry: Any) -> Any:
 
 
 def _unstack(tree: Any, layers: int) -> list:
-    split = lambda x: x.layers if is_apart(x) else [jnp.squeeze(p, 0) for p in lax.split(x, (1,) * layers, 0)]
-    leaves, structure = jax.tree.flatten(tree, is_leaf=is_apart)
-    return [jax.tree.unflatten(structure, part) for part in zip(*map(split, leaves), strict=True)]
+    leaves, structure = jax.tree.flatten(tree, is_leaf=apart.is_apart)
+    parts = (x.layers if apart.is_apart(x) else apart.split(x, layers) for x in leaves)
+    return [jax.tree.unflatten(structure, part) for part in zip(*parts, strict=True)]

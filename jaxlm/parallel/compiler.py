@@ -79,8 +79,8 @@ def options(changes: Iterable[str] = (), bfloat16: bool = True, flops: float = 0
     """
     serves = lambda option: bfloat16 or not option.call or option.float32 and flops >= HEAVY
     everything = OPTIONS.get(place.platform(), {})
-    table, asked = dict(everything) if any(o.call and serves(o) for o in everything.values()) else \
-        {name: o for name, o in everything.items() if serves(o)}, {}
+    library = any(option.call and serves(option) for option in everything.values())
+    table, asked = {name: option for name, option in everything.items() if library or not option.call}, {}
     for change in changes:
         name, value = parse(change)
         if not name:

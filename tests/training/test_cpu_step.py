@@ -82,10 +82,9 @@ VALUES = {
                                            discriminator=True)),
 }
 
-PLAIN = ("gpt gelu_tanh", "llama")  # where the options choose no library
-
-# Compiled under the options of heavy float32 programs too, in which two libraries share the products.
-HEAVY = ("gpt gelu_tanh", "llama")
+# The ones where the options choose no library; and compiled, where they do, under those of heavy float32 programs too, in which
+# two libraries share the products.
+PLAIN = ("gpt gelu_tanh", "llama")
 
 
 def differences(family: str) -> dict:
@@ -107,7 +106,7 @@ def differences(family: str) -> dict:
         lowered = jax.jit(jax.grad(total)).lower(params, batch)
         heavy = compiler.options(bfloat16=False, flops=compiler.HEAVY)
         plain, *chosen = (tree.flatten(jax.device_get(lowered.compile(compiler_options=o)(params, batch)))
-                          for o in ({}, compiler.options(), *([heavy] if family in HEAVY else [])))
+                          for o in ({}, compiler.options(), *([heavy] if family in PLAIN else [])))
     largest = max(np.abs(g).max() for g in plain.values())
     return {"family": family, "dtype": "values",
             **{path: max(float(np.abs(c[path] - g).max() / largest) for c in chosen) for path, g in plain.items()}}
