@@ -12,11 +12,12 @@ ENTRANTS = "jaxlm_windows,jaxlm_pack,torch_loader,torch_loader_workers"
 def main(arguments: list[str] | None = None) -> list[dict]:
     parser = run.arguments("input", __doc__, shapes="gpt_6x384,gpt2_124m:batch=32", contenders=ENTRANTS, dtypes="float32")
     parser.add_argument("--tokens", type=int, default=20_000_000, help="of the store")
+    parser.add_argument("--batches", type=int, default=32, help="that are timed together: what is made ahead comes in bursts")
     a = parser.parse_args(arguments)
     with run.Runner("input", a) as runner:
         for name in a.shape.split(","):
             shape = shapes.find(name)
-            runner.case("input", name, shape, a.dtype, a.contenders.split(","),
+            runner.case("input", name, shape, a.dtype, a.contenders.split(","), options={"batches": a.batches},
                         phases=[(0, 4, 0.0), *[(a.warm, a.steps, a.seconds)] * a.rounds], compare=False, weights=False,
                         prepare=lambda folder: write(folder, a.tokens, shape.vocab))
     print(report.text(runner.document()))

@@ -5,13 +5,12 @@ import pathlib
 import sys
 from typing import Any
 
-from benchmarks import tables
+from benchmarks import summary, tables
 
 
 def main(paths: list[str]) -> None:
     documents = [json.loads(pathlib.Path(path).read_text()) for path in paths if path != "--short"]
-    parts = (tables.short, tables.streams, tables.drafts, tables.peaks)
-    lines = [line for part in parts for line in part(documents)] if "--short" in paths else map(text, documents)
+    lines = [line for part in summary.SUMMARIES.values() for line in part(documents)] if "--short" in paths else map(text, documents)
     print("\n".join(lines))
 
 

@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     limits = [n for one in runs if (n := getattr(one.run.config.model, "max_len", 0))]
     common = dict(eot=run.tokenizer.eot, vocab=run.tokenizer.vocab_size, max_len=min(limits, default=0), layout=run.run.layout)
     alone, drafted = Decoder(run.run.model, **common), Decoder(run.run.model, **common, draft=draft.run.model)
+    params = drafted.ready((run.params, draft.params))
     prompts = [prompt_ids(run.tokenizer, text) for text in PROMPTS]
     numbers = lambda text, kind: [kind(x) for x in text.split(",")]
     document = {"suite": "speculative", "machine": where, "versions": machine.versions(), "cases": [],
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         batches = [prompts[i : i + count] for i in range(0, len(prompts), count)]
         for temperature in numbers(a.temperature, float):
             config = Config(max_new_tokens=a.new, temperature=temperature, stop_at_eot=False)
-            rows = measured(alone, drafted, (run.params, draft.params), batches, config, numbers(a.speculate, int), a.rounds,
+            rows = measured(alone, drafted, params, batches, config, numbers(a.speculate, int), a.rounds,
                             run.run.config.model.dtype)
             document["cases"].append({"kind": "speculative", "models": [described(one) for one in runs], "batch": count,
                                       "temperature": temperature, "new": a.new, "rows": rows})

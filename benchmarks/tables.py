@@ -88,31 +88,31 @@ def undisturbed(case: Case) -> list[Row]:
 
 def decode(case: Case, document: dict) -> list[str]:
     """Tokens a second after the prefill, of all rows together; reads are all weights, and keys and values so far, once a token."""
-    options, rows, read, needed = case["options"], case["fields"]["batch"], _read_rate(document), _read_bytes(case)
+    options, rows, read, needed = case["options"], case["fields"]["batch"], read_rate(document), read_bytes(case)
     out = [f"{case['shape']} streams, {case['dtype']}, prompt {options['prompt']}, {options['new']} new tokens, "
            f"{needed / 1e9:.2f} GB read a token", "",
            *header("contender", "tokens/s", "ms a token", "of the read rate", "prefill, ms", "time / jaxlm's", "steps kept (dropped)",
                    "parity")]
     ok = measured(case)
-    ours = next((_a_token(row, case) for row in ok if row["contender"] == "jaxlm_decode"), 0)
+    ours = next((a_token(row, case) for row in ok if row["contender"] == "jaxlm_decode"), 0)
     for row in case["rows"]:
         if row not in ok:
             out.append(told(row, 8))
             continue
-        t, (steps, dropped) = _a_token(row, case), quiet(row)
+        t, (steps, dropped) = a_token(row, case), quiet(row)
         out.append(line(label(row), f"{rows / t:,.1f}", f"{t * 1e3:.2f}", f"{needed / t / read:.0%}" if read else "",
                         f"{row['notes']['prefill_seconds'] * 1e3:.1f}", f"{t / ours:.2f}" if ours else "",
                         f"{len(steps)} ({'none quiet' if dropped < 0 else dropped})", f"{row.get('parity', 0):.1e}"))
     return out
 
 
-def _read_rate(document: dict) -> float:
+def read_rate(document: dict) -> float:
     """The most bytes a second that this run read; 0 where it did not measure that."""
     limits = [row["notes"] for c in document["cases"] if c["kind"] == "limits" for row in c["rows"]]
     return max((n.get("read_bytes_per_second", 0) for n in limits), default=0)
 
 
-def _read_bytes(case: Case) -> float:
+def read_bytes(case: Case) -> float:
     """What a token must read: all weights, and the keys and values of its context, on average."""
     options, fields = case["options"], case["fields"]
     context = options["prompt"] + options["new"] / 2
@@ -120,42 +120,21 @@ def _read_bytes(case: Case) -> float:
     return (4 if case["dtype"] == "float32" else 2) * (case["matmul_parameters"] + kv)
 
 
-def _a_token(row: Row, case: Case) -> float:
+def a_token(row: Row, case: Case) -> float:
     """Seconds of one token of every stream, after the prefill."""
     return max(median(row) - row["notes"]["prefill_seconds"], 1e-9) / (case["options"]["new"] - 1)
 
 
-def streams(documents: list[dict]) -> list[str]:
-    """One line a case of decoding: milliseconds a token, and in brackets how many times jaxlm's."""
-    cases = [(case, document) for document in documents for case in document["cases"] if case["kind"] == "decode"]
-    if not cases:
-        return []
-    out = header("streams", "type", "jaxlm, ms a token", "of the read rate", "torch, ms", "Hugging Face generate, ms", "prefill: jaxlm, ms",
-                 "torch, ms", "Hugging Face, ms")
-    for case, document in cases:
-        ok = {row["contender"]: row for row in undisturbed(case)}
-        if "jaxlm_decode" not in ok:
-            continue
-        times = {name: _a_token(row, case) for name, row in ok.items()}
-        ours, others = times["jaxlm_decode"], ("torch_decode", "hf_generate")
-        read = _read_rate(document)
-        out.append(line(case["shape"], case["dtype"], f"{ours * 1e3:.1f}", f"{_read_bytes(case) / ours / read:.0%}" if read else "",
-                        *(f"{times[n] * 1e3:.1f} ({times[n] / ours:.2f}x)" if n in times else "" for n in others),
-                        *(f"{ok[n]['notes']['prefill_seconds'] * 1e3:.0f}" if n in ok else "" for n in ("jaxlm_decode", *others))))
-    return out
-
-
 def pipeline(case: Case, document: dict) -> list[str]:
     out = [f"input, {case['shape']}: batches of {case['fields']['batch']} rows of {case['fields']['length']} tokens", "",
-           *header("contender", "rows/s", "tokens/s", "ms a batch: median", "p99")]
+           *header("contender", "rows/s", "tokens/s", "ms a batch")]
     for row in case["rows"]:
         if row["status"] != "ok":
-            out.append(told(row, 5))
+            out.append(told(row, 4))
             continue
-        steps, _ = quiet(row)
-        rows = case["fields"]["batch"] * len(steps) / sum(steps)  # by the mean: what is made ahead comes in bursts
-        out.append(line(label(row), f"{rows:,.0f}", f"{rows * case['fields']['length']:,.0f}", f"{statistics.median(steps) * 1e3:.3f}",
-                        f"{quantile(steps, 0.99) * 1e3:.3f}"))
+        batch = median(row) / case["options"]["batches"]
+        rows = case["fields"]["batch"] / batch
+        out.append(line(label(row), f"{rows:,.0f}", f"{rows * case['fields']['length']:,.0f}", f"{batch * 1e3:.3f}"))
     return out
 
 
@@ -242,64 +221,6 @@ def speculative(case: Case, document: dict) -> list[str]:
         t = statistics.median(row["seconds"])
         out.append(line(ahead, f"{statistics.mean(row['tokens_per_call']):.2f}", f"{t * 1e3:.2f}",
                         ", ".join(f"{s * 1e3:.2f}" for s in row["seconds"]), f"{alone / t:.2f}"))
-    return out
-
-
-def drafts(documents: list[dict]) -> list[str]:
-    """One line a case of decoding with drafts: milliseconds a token, and in brackets how many times as fast as without."""
-    cases = [case for document in documents for case in document["cases"] if case["kind"] == "speculative"]
-    if not cases:
-        return []
-    every = sorted({row["speculate"] for case in cases for row in case["rows"]} - {0})
-    out = header("type", "temperature", "no draft, ms a token", *(f"{n} ahead" for n in every))
-    for case in cases:
-        ok = {row["speculate"]: row for row in case["rows"] if row["status"] == "ok"}
-        times = {n: statistics.median(row["seconds"]) for n, row in ok.items()}
-        shown = lambda n: f"{times[n] * 1e3:.2f} ({times[0] / times[n]:.2f}x, {statistics.mean(ok[n]['tokens_per_call']):.1f} a call)"
-        out.append(line(case["models"][0]["dtype"], f"{case['temperature']:g}", f"{times[0] * 1e3:.2f}",
-                        *(shown(n) if n in ok else "" for n in every)))
-    return out
-
-
-# The columns of the short table: a heading and the contenders of which the fastest stands in it.
-SHORT = {"jaxlm": ("jaxlm",), "hand-written jit step": ("bare",), "torch as installed": ("torch_eager", "torch_compiled"),
-         "torch, tuned allocator": ("torch_eager_tuned", "torch_compiled_tuned"), "Trainer": ("hf_trainer", "hf_trainer_compiled"),
-         "nanodo": ("nanodo",)}
-
-
-def short(documents: list[dict]) -> list[str]:
-    """One line a shape and type over all documents: milliseconds, and in brackets how many times jaxlm's."""
-    cases = [case for document in documents for case in document["cases"] if case["kind"] == "train"]
-    jax_of = lambda row: f"jaxlm, jax {row.get('versions', {}).get('jax', '')}"
-    if not cases:
-        return []
-    # The same under other interpreters, for what another jax makes of it.
-    others = sorted({jax_of(row) for case in cases for row in case["rows"] if row["contender"] == "jaxlm" and row["python"]})
-    out = header("step of", "type", *(f"{heading}, ms" for heading in (*SHORT, *others)))
-    for case in cases:
-        timed = undisturbed(case)
-        best = {h: min((median(r) for r in timed if r["contender"] in names and not r["python"]), default=0.0) for h, names in SHORT.items()}
-        best |= {h: min((median(r) for r in timed if r["python"] and jax_of(r) == h), default=0.0) for h in others}
-        if not best["jaxlm"]:
-            continue
-        shown = lambda t: f"{t * 1e3:,.0f} ({t / best['jaxlm']:.2f}x)" if t else ""
-        f = case["fields"]
-        out.append(line(f"{case['shape']}, {f['batch']} x {f['length']}", case["dtype"], f"{best['jaxlm'] * 1e3:,.0f}",
-                        *(shown(t) for h, t in best.items() if h != "jaxlm")))
-    return out
-
-
-def peaks(documents: list[dict]) -> list[str]:
-    """One line a shape and type over all documents: gigabytes at the peak, and in brackets how many times jaxlm's."""
-    cases = [case for document in documents for case in document["cases"] if case["kind"] == "memory"]
-    shown = {h: names for h, names in SHORT.items() if any(row["contender"] in names for case in cases for row in case["rows"])}
-    out = header("step of", "type", *(f"{heading}, GB" for heading in shown)) if cases else []
-    for case in cases:
-        best = {h: min((peak(row) / 1e9 for row in case["rows"] if row["status"] == "ok" and row["contender"] in names), default=0.0)
-                for h, names in shown.items()}
-        f, ours = case["fields"], best["jaxlm"]
-        told = (f"{gb:.2f} ({gb / ours:.2f}x)" if gb and ours else "" for h, gb in best.items() if h != "jaxlm")
-        out.append(line(f"{case['shape'].partition(':')[0]}, {f['batch']} x {f['length']}", case["dtype"], f"{ours:.2f}", *told))
     return out
 
 

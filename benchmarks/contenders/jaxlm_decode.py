@@ -24,6 +24,7 @@ def decode(job: Job, clock: Clock) -> None:
     else:
         params = jax.jit(model.init)(jax.random.key(0))
     decoder = decoding.Decoder(model, eot=0, max_len=job.shape.length)
+    params = decoder.ready(params)
     prompts = data.batches(job.path, job.shape)[0][0][:, :job.option["prompt"]]
     settings = Config(max_new_tokens=job.option["new"], temperature=0.0, stop_at_eot=False)
     first = Config(max_new_tokens=1, temperature=0.0, stop_at_eot=False)

@@ -19,5 +19,6 @@ def input(job: Job, clock: Clock) -> None:  # noqa: A001 - the kind's name
     plan = {"windows": pack.Windows, "pack": pack.Packed}[job.option["plan"]](held, job.shape.length)
     drawn = sampler.Sampler(plan, job.shape.batch, 0)
     with place.use(run.layout), run.batches(drawn, 0, 10**9) as source:
-        for batch in run.put(source, job.shape.batch):
-            clock.tick(float(batch["tokens"].shape[0]))
+        for number, batch in enumerate(run.put(source, job.shape.batch), start=1):
+            if number % job.option["batches"] == 0:
+                clock.tick(float(batch["tokens"].shape[0]))

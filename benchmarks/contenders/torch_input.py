@@ -25,5 +25,7 @@ class Windows(Dataset):
 def input(job: Job, clock: Clock) -> None:  # noqa: A001 - the kind's name
     rows = Windows(job.path / "stream.bin", job.shape.length)
     drawn = RandomSampler(rows, replacement=True, num_samples=10**9)
-    for tokens, _ in DataLoader(rows, job.shape.batch, sampler=drawn, num_workers=job.option["workers"]):
-        clock.tick(float(tokens.shape[0]))
+    loader = DataLoader(rows, job.shape.batch, sampler=drawn, num_workers=job.option["workers"])
+    for number, (tokens, _) in enumerate(loader, start=1):
+        if number % job.option["batches"] == 0:
+            clock.tick(float(tokens.shape[0]))

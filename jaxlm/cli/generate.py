@@ -72,7 +72,9 @@ def main(config: ConfigDict) -> None:
         draft = _draft(config, trained)
         common["max_len"] = min((n for n in (limit, getattr(draft.run.config.model, "max_len", 0)) if n), default=0)
         common["draft"], params = draft.run.model, (params, draft.params)
-    writer = answers.Writer(kind(trained.run.model, **common), params, tokenizer, settings, source)
+    decoder = kind(trained.run.model, **common)
+    writer = answers.Writer(decoder, decoder.ready(params), tokenizer, settings, source)
+    del trained, params  # the writer's may be a copy
     if FLAGS.interactive:
         writer.converse(FLAGS.chat, FLAGS.system)
     else:

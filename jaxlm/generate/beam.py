@@ -77,6 +77,10 @@ class Beams:
         compiled = lambda replicated: (jax.jit(self._search, static_argnames=("setting", "draw", "room"), out_shardings=replicated),)
         self._programs = Programs(compiled, layout)
 
+    def ready(self, params: Params) -> Params:
+        """As `decode.Decoder.ready`."""
+        return dispatch(self._programs.layout, self._stepper.ready, params)
+
     def run(self, params: Params, prompts: Sequence[Sequence[int]], config: Config, bad_words: tuple[tuple[int, ...], ...] = (), *,
             sources: Sequence[Sequence[int]] = ()) -> Found:
         """The config.n_best best of config.beams beams for every prompt (or source). UserError as from `Decoder.run`."""
@@ -86,7 +90,8 @@ class Beams:
         inputs = to_device((batch, np.int32(config.max_new_tokens)), layout)
         setting = (config.beams, float(config.length_penalty), config.early_stopping, config.stop_at_eot)
         draw = draw_of(config, bad_words)
-        found = jax.device_get(dispatch(layout, search, params, inputs, setting=setting, draw=draw, room=room(config.max_new_tokens)))
+        found = jax.device_get(dispatch(layout, search, self.ready(params), inputs, setting=setting, draw=draw,
+                                        room=room(config.max_new_tokens)))
         logits_are_fine(found.logprobs)
         n, r = config.n_best, config.max_new_tokens
         tokens, lengths = found.tokens[:, :n, :r], found.lengths[:, :n]
@@ -106,8 +111,6 @@ class Beams:
         batch, limit = inputs
         rows, width = batch["tokens"].shape
         beams, eot = setting[0], self.limits.eot
-        # Without the barrier the layers would be taken apart inside the loop.
-        params = jax.lax.optimization_barrier(self._stepper.apart(params))
         logits, cache = self._stepper.prefill(params, batch, width + room)
         cache = self._stepper.repeat(cache, rows, width + room, beams)
         alike = lambda x: jnp.repeat(x, beams, axis=0)

@@ -35,8 +35,8 @@ class Speculative:
         for one in (self.stepper, self.draft):
             one.check_rewind()
 
-    def apart(self, params: tuple[Params, Params]) -> tuple[Params, Params]:
-        return self.stepper.apart(params[0]), self.draft.apart(params[1])
+    def ready(self, params: tuple[Params, Params]) -> tuple[Params, Params]:
+        return self.stepper.ready(params[0]), self.draft.ready(params[1])
 
     def prefill(self, params: tuple[Params, Params], inputs: tuple, *, draw: Draw, room: int) -> tuple[Any, Progress]:
         batch, seed, rows, limit = inputs

@@ -9,6 +9,7 @@ encoder-decoder's is made with `source=` slots and keeps what it read of the sou
 Letters: B rows, T tokens of this call, V ids.
 """
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxlm.core import apart
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Batch, Params
 from jaxlm.parallel import place
@@ -34,9 +36,14 @@ class Stepper:
         # A model that continues no text, or not in this way, raises here, before a prompt is read for its length, or shown.
         jax.eval_shape(lambda: self._empty(1, 1))
 
-    def apart(self, params: Params) -> Params:
-        """Parameters as the others here read them fastest, made once for many calls: on a CPU alone, one array a layer."""
-        return self.model.apart(params) if _on_one_cpu() and hasattr(self.model, "apart") else params
+    def ready(self, params: Params) -> Params:
+        """Parameters as the others here read them fastest: on a CPU alone a copy, one array a layer; themselves where they are."""
+        done = any(map(apart.is_apart, jax.tree.leaves(params, is_leaf=apart.is_apart)))
+        return self._apart(params) if _on_one_cpu() and hasattr(self.model, "apart") and not done else params
+
+    @functools.cached_property
+    def _apart(self) -> Callable[[Params], Params]:
+        return jax.jit(self.model.apart)
 
     def prefill(self, params: Params, batch: Batch, length: int) -> tuple[Array, Any]:
         """(float32 logits [B, V] after the last token, a cache of `length` slots with the prompts in it).
@@ -74,9 +81,9 @@ class Stepper:
         """Of a cache repeated `beams` times: row b's beams become its beams chosen[b], int32 [B, beams]."""
         def one(x: Array, axis: int) -> Array:
             # Among the beams of a row, so that rows which are split over devices stay where they are.
-            apart = x.reshape(*x.shape[:axis], rows, beams, *x.shape[axis + 1:])
+            beam = x.reshape(*x.shape[:axis], rows, beams, *x.shape[axis + 1:])
             index = chosen.reshape((1,) * axis + chosen.shape + (1,) * (x.ndim - axis - 1))
-            return jnp.take_along_axis(apart, index, axis=axis + 1).reshape(x.shape)
+            return jnp.take_along_axis(beam, index, axis=axis + 1).reshape(x.shape)
 
         moved = self._map(one, cache, rows, length)
         # All beams of a row read the same source.

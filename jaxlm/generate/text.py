@@ -71,6 +71,7 @@ def generate(model: Any, params: Params, tokenizer: Any, prompts: Sequence[str |
         decoder.check(encoded, config, read, **{"source_names" if sources else "names": names})
         if on_text is not None and isinstance(decoder, Beams):
             decoder.stream()
+    params = decoder.ready(params)
     out: list[list[Result]] = [[] for _ in prompts]
     # Short sources are not padded to long ones, nor do their short targets wait for long ones.
     order = sorted(range(len(prompts)), key=lambda i: len(read[i])) if read else range(len(prompts))

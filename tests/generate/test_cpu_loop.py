@@ -3,6 +3,7 @@
 
 No timing, but what a timing would suffer from.
 """
+import dataclasses
 import math
 import re
 
@@ -11,6 +12,7 @@ import pytest
 
 from jaxlm.generate import decode
 from jaxlm.generate.settings import Config
+from jaxlm.generate.text import generate
 from jaxlm.models import gpt
 from tests.training.test_cpu_step import loose_products
 
@@ -45,7 +47,7 @@ def made(line: str) -> int:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_token_reads_each_weight_once(rows, dtype, monkeypatch):
-    """Fails if a layer's weights are cut out of their stack for every token (`return params` in Stepper.apart), if one row is
+    """Fails if a layer's weights are cut out of their stack for every token (`return params` in Stepper.ready), if one row is
     multiplied by a plain dot (`one = False` in linear.product), or if a bfloat16 weight is read as a float32 copy (no barrier in
     vector.times)."""
     model = gpt.build(gpt.Config(**SIZES, dtype=dtype, param_dtype=dtype))
@@ -69,3 +71,22 @@ def test_a_token_reads_each_weight_once(rows, dtype, monkeypatch):
         loose = [line for line in loose_products(texts[0]) if "lhs_batch_dims" not in line]  # those are attention's
         # Of float32 a plain dot with the table is as fast as memory; of bfloat16 it is a library's.
         assert len(loose) <= 1 and all(f"[1,{SIZES['vocab_size']}]" in line for line in loose), loose
+
+
+def test_parameters_are_made_ready_once(bytes_tokenizer):
+    """Fails if the layers of parameters that are ready are copied again (drop `and not done` in Stepper.ready), or those of others
+    for each batch (drop `decoder.ready` in generate)."""
+    model = gpt.build(gpt.Config(**SIZES))
+    decoder, params = decode.Decoder(model, eot=0, max_len=SIZES["max_len"]), jax.jit(model.init)(jax.random.key(0))
+    stepper, copies = decoder._loops.stepper, []
+    apart = stepper._apart
+    vars(stepper)["_apart"] = lambda params: copies.append(1) or apart(params)
+    expected = decoder.run(params, [[1, 2, 3]], CONFIG)
+    ready = decoder.ready(params)
+    assert len(copies) == 2 and decoder.ready(ready) is ready
+    found = decoder.run(ready, [[1, 2, 3]], CONFIG)
+    assert found.tokens.tolist() == expected.tokens.tolist() and found.logprobs.tolist() == expected.logprobs.tolist()
+    assert len(copies) == 2
+    one_at_a_time = dataclasses.replace(CONFIG, batch=1)
+    results = generate(None, params, bytes_tokenizer, [[1, 2, 3], [1, 2, 3]], one_at_a_time, decoder=decoder)
+    assert all(r.tokens.tolist() == expected.tokens[0].tolist() for r in results) and len(copies) == 3
