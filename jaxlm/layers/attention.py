@@ -15,7 +15,7 @@ from jaxlm.layers.norm import RMSNorm
 from jaxlm.ops import rope
 from jaxlm.ops.attention import KERNELS, attend, refusal
 from jaxlm.ops.masks import Mask
-from jaxlm.parallel import place
+from jaxlm.parallel import compiler, place
 from jaxlm.parallel.place import constrain
 
 
@@ -132,7 +132,7 @@ def _attend(name: str, q: Array, k: Array, v: Array, mask: Mask, bias: Array | N
     asked = {field: value for field, value in options.items() if field != "scale"}
     name, layout = backend(name, q, k, mask, bias, **asked), place.active()
     if name not in KERNELS or layout is None:
-        return attend(q, k, v, mask, bias=bias, backend=name, **options)
+        return attend(q, k, v, mask, bias=bias, backend=name, library=compiler.library(), **options)
     if why := refusal(name, q, k, mask, bias=bias, **asked):  # said of the whole, before it is cut
         raise UserError(f"attention_backend '{name}': {why}. Or set it to 'auto'.")
     arrays = {f.name: x for f in dataclasses.fields(mask) if isinstance(x := getattr(mask, f.name), jax.Array)}

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Batch, Mean, Objective, Outputs, Vocabulary
-from jaxlm.objectives import framing
+from jaxlm.objectives import framing, logits
 from jaxlm.ops import loss as losses
 
 PAIRS = ("none", *framing.LABELS)
@@ -128,7 +128,7 @@ def build(config: Config, vocabulary: Vocabulary) -> Objective:
         if outputs.table is None or outputs.hidden.shape[1] != batch["predict"].shape[1]:
             raise UserError("objective 'mlm' needs a model that tells masked tokens: model=bert or albert, with model.masked_head")
         found = losses.cross_entropy(outputs.hidden, outputs.table, batch["targets"], batch["weights"], bias=outputs.bias,
-                                     soft_cap=outputs.soft_cap)
+                                     soft_cap=outputs.soft_cap, form=logits.form())
         means = {"loss": found["loss"], "mlm_loss": found["nll"], "mlm_accuracy": found["accuracy"]}
         if config.pairs == "none":
             return means

@@ -15,6 +15,7 @@ from jax import lax
 
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.ops import cudnn, masks, splash
+from jaxlm.ops.dense import wide
 from jaxlm.ops.dropout import dropout
 
 Array = jax.Array
@@ -35,6 +36,7 @@ def attend(
     rate: float = 0.0,
     key: Array | None = None,
     backend: str = "xla",
+    library: bool = False,
 ) -> Array:
     """Attention of q [B, T, N, H] over k, v [B, S, K, H], giving [B, T, N, H] in q's type.
 
@@ -42,6 +44,7 @@ def attend(
     soft_cap    scores = c * tanh(scores / c); 0 = off
     bias        float [P, N, T, S], added to the scores after the cap; one for each of P equal parts of the rows, 1 or B of them
     rate, key   dropout of attention weights; no key, no dropout
+    library     the program is compiled with oneDNN's products (see dense.wide); only "xla_cpu" makes use of it
     Raises UserError when the backend is a kernel that cannot do what is asked for: then `refusal` says why.
     """
     if backend not in BACKENDS:
@@ -54,7 +57,8 @@ def attend(
     if why := refusal(backend, q, k, mask, soft_cap, bias, rate, key):
         raise UserError(f"attention backend '{backend}': {why}. Or choose 'auto' or 'xla', which can do it.")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return BACKENDS[backend](q, k, v, mask, scale, soft_cap, bias, rate, key)
+    run = partial(_xla_cpu, library=library) if backend == "xla_cpu" else BACKENDS[backend]
+    return run(q, k, v, mask, scale, soft_cap, bias, rate, key)
 
 
 def refusal(backend: str, q: Array, k: Array, mask: masks.Mask, soft_cap: float = 0.0, bias: Array | None = None,
@@ -91,7 +95,7 @@ def _weights(s: Array, seen: Array, soft_cap: float, bias: Array | None) -> Arra
     return jax.nn.softmax(jnp.where(seen, s, _NEVER), axis=-1)
 
 
-def _xla_cpu(q, k, v, mask, scale, soft_cap, bias, rate, key):
+def _xla_cpu(q, k, v, mask, scale, soft_cap, bias, rate, key, library=False):
     """The same numbers with every product, also in the backward pass, in a form that XLA:CPU's matmul libraries take.
 
     They take NN and NT products only; what autodiff makes of P^T dO falls back to a slow loop (measured: 0.6 of the
@@ -100,7 +104,7 @@ def _xla_cpu(q, k, v, mask, scale, soft_cap, bias, rate, key):
     if soft_cap or bias is not None or (rate and key is not None):
         return _xla(q, k, v, mask, scale, soft_cap, bias, rate, key)
     T, S = q.shape[1], k.shape[1]
-    return _core(scale, _parts(mask, T, S, q.dtype.itemsize), q, _across(k), _across(v), masks.dense(mask, T, S))
+    return _core(scale, _parts(mask, T, S, q.dtype.itemsize), library, q, _across(k), _across(v), masks.dense(mask, T, S))
 
 
 # Queries that are computed together where each sees only what comes before it, at least, by the bytes of a number, and parts
@@ -121,26 +125,24 @@ def _parts(mask: masks.Mask, queries: int, keys: int, width: int) -> tuple[tuple
     return tuple(zip([0, *ends], ends, ends))
 
 
-# Scores stay float32. The others are summed in float32 and rounded once, by the library: asked for a float32 result of
-# bfloat16 operands, XLA:CPU would convert the operands first and multiply at half the speed.
-_scores = partial(lax.dot_general, preferred_element_type=jnp.float32)
+# Scores are float32. The others are summed in float32 and rounded once, by the library.
 _product = lax.dot_general
 _NT = (((3,), (3,)), ((0, 1), (0, 1)))
 _NN = (((3,), (2,)), ((0, 1), (0, 1)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _core(scale: float, parts: tuple[tuple[int, int, int], ...], q: Array, k: Array, v: Array, seen: Array) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _core(scale: float, parts: tuple[tuple[int, int, int], ...], library: bool, q: Array, k: Array, v: Array, seen: Array) -> Array:
     """q [B, T, N, H]; k, v [B, K, S, H]; seen [B or 1, 1, T, S], False beyond the keys of each part."""
-    return _core_forward(scale, parts, q, k, v, seen)[0]
+    return _core_forward(scale, parts, library, q, k, v, seen)[0]
 
 
-def _core_forward(scale, parts, q, k, v, seen):
+def _core_forward(scale, parts, library, q, k, v, seen):
     out, saved = [], []
     for start, stop, end in parts:
         mine = _queries(q[:, start:stop], k.shape[1])
         # Scores are scaled and not q: a product whose result is scaled, as that of q's gradient would be, becomes float32.
-        s = scale * _scores(mine, k[:, :, :end], _NT)
+        s = wide(mine, k[:, :, :end], _NT, scale, library)
         s = s.reshape(*s.shape[:2], -1, stop - start, end)
         p = _weights(s, seen[:, :, None, start:stop, :end], 0.0, None).astype(v.dtype).reshape(*mine.shape[:3], end)
         made = _product(p, v[:, :, :end], _NN)
@@ -149,7 +151,7 @@ def _core_forward(scale, parts, q, k, v, seen):
     return jnp.concatenate(out, 1), (k, v, saved)
 
 
-def _core_backward(scale, parts, saved, d_out):
+def _core_backward(scale, parts, library, saved, d_out):
     k, v, saved = saved
     d_q, d_k, d_v = [], [], []
     for (start, stop, end), (mine, p, made) in zip(parts, saved):

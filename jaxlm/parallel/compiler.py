@@ -5,6 +5,8 @@ They go with a program when it is compiled (`jit(...).lower().compile(compiler_o
 or the process, so that importing jaxlm changes nothing for others. What this jaxlib does not know is said and left out.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import hashlib
@@ -13,10 +15,12 @@ import pathlib
 import platform
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import say
@@ -136,6 +140,38 @@ def _usable(kind: str, table: tuple[tuple[str, Option], ...]) -> dict[str, Value
             say(f"jaxlib {jax.lib.__version__} does not take the compiler option {unknown}: left out ({_reason(error)})")
     absent = [name for name, option in left.items() if option.call and option.call not in text]
     return {name: value for name, value in values().items() if name not in absent}
+
+
+# Whether the program being traced will be compiled with oneDNN's products.
+_LIBRARY: contextvars.ContextVar[bool] = contextvars.ContextVar("jaxlm_library", default=False)
+_ONEDNN = "xla_cpu_experimental_onednn_custom_call"
+
+
+@contextlib.contextmanager
+def tracing_for(chosen: dict[str, Value]) -> Iterator[None]:
+    """What is traced here will be compiled with these options."""
+    token = _LIBRARY.set(bool(chosen.get(_ONEDNN)) and place.platform() == "cpu" and _widens(tuple(chosen.items())))
+    try:
+        yield
+    finally:
+        _LIBRARY.reset(token)
+
+
+def library() -> bool:
+    """Whether `ops.dense.wide` may count on oneDNN in the program being traced: on one CPU, where products are not cut."""
+    return _LIBRARY.get() and place.alone()
+
+
+@functools.cache
+def _widens(chosen: tuple[tuple[str, Value], ...]) -> bool:
+    """Whether, under these options, a bfloat16 product that is converted and multiplied by a constant is one call that writes
+    float32: seen in a program and in its numbers."""
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal((256, 256)).astype(jnp.bfloat16) for _ in range(2))
+    program = jax.jit(lambda a, b: 0.5 * (a @ b).astype(jnp.float32)).lower(a, b).compile(compiler_options=dict(chosen))
+    made = re.search(r'= \(?f32\[256,256\][^=]*custom_call_target="__onednn\$matmul"', program.as_text())
+    exact = 0.5 * a.astype(np.float64) @ b.astype(np.float64)
+    return made is not None and bool(np.abs(np.asarray(program(a, b)) - exact).max() < 1e-3)
 
 
 def _reason(error: Exception) -> str:

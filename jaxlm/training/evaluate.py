@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlm.core.log import Progress
 from jaxlm.core.types import Array, Batch, Mean, Params
-from jaxlm.parallel import place
+from jaxlm.parallel import compiler, place
 from jaxlm.training import state
 
 
@@ -33,8 +33,11 @@ Measure = Callable[[Params, Batch, Any], tuple[dict[str, Mean], Any]]
 def make_evaluate(loss: Callable[[Params, Batch, Array | None, Any], tuple[Array, tuple[dict[str, Mean], Any]]],
                   layout: place.Layout, options: dict[str, Any] | None = None) -> Measure:
     """The jitted (params, batch, carry) -> (Means, the next carry), without dropout; options: the compiler's."""
-    return jax.jit(lambda params, batch, carry: loss(params, batch, None, carry)[1], donate_argnums=2,
-                   out_shardings=(layout.replicated, state.carried(layout)), compiler_options=options)
+    def measure(params: Params, batch: Batch, carry: Any) -> tuple[dict[str, Mean], Any]:
+        with compiler.tracing_for(options or {}):
+            return loss(params, batch, None, carry)[1]
+
+    return jax.jit(measure, donate_argnums=2, out_shardings=(layout.replicated, state.carried(layout)), compiler_options=options)
 
 
 def evaluate(run: Measure, params: Params, source: Iterable[Batch], count: int, carry: Any = None,

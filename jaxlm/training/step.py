@@ -117,4 +117,7 @@ def compile_step(step: Step, state: TrainState, batch: Batch, replicated: jax.sh
     shardings = jax.tree.map(lambda x: x.sharding, state)
     inputs = jax.tree.map(lambda x: x.sharding, batch)
     jitted = jax.jit(step, in_shardings=(shardings, inputs), out_shardings=(shardings, replicated), donate_argnums=0)
-    return jitted.lower(state, batch).compile(compiler_options=compiler.options() if options is None else options)
+    options = compiler.options() if options is None else options
+    with compiler.tracing_for(options):
+        lowered = jitted.lower(state, batch)
+    return lowered.compile(compiler_options=options)

@@ -198,14 +198,14 @@ def test_one_compilation_for_a_bucket(fresh, compiled, sharded):
     compiled.clear()
     config = dataclasses.replace(SAMPLED, prompt_bucket=8, max_new_tokens=16)
     decoder.run(params, [[1]], config)
-    assert len(compiled) == model.traces + (not sharded) and model.traces == 2  # the prefill and the loop; parameters made ready
+    assert len(compiled) == model.traces == 2  # the prefill and the loop
     for n in (2, 5, 8):
         decoder.run(params, [[1] * n], config)
         list(decoder.stream(params, [[2] * n], dataclasses.replace(config, seed=n, chunk=3, max_new_tokens=10)))
-    assert len(compiled) == 3 - sharded and model.traces == 2
+    assert len(compiled) == 2 == model.traces
     if not sharded:
         decoder.run(params, [[1] * 9], config)
-        assert len(compiled) == 5
+        assert len(compiled) == 4
 
 
 def test_the_cache_is_updated_in_place(plain, decoder):

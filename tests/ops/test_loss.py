@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm.ops import vocab
 from jaxlm.ops.loss import cross_entropy
 from jaxlm.parallel import mesh, place, rules
 
@@ -19,10 +20,11 @@ FULL = dict(soft_cap=4.0, z_loss=0.01, label_smoothing=0.1)
 
 
 @pytest.mark.parametrize("options", [{}, FULL], ids=["plain", "full"])
-@pytest.mark.parametrize("chunks,flat", [(1, True), (3, True), (1, False), (3, False)])
-def test_definition(options, chunks, flat):
+@pytest.mark.parametrize("chunks", [1, 3])
+@pytest.mark.parametrize("form", ["flat", "apart", "cpu"])
+def test_definition(options, chunks, form):
     """Float64 arithmetic gives the same to 1e-5. Fails if smoothing leaks into nll."""
-    got = cross_entropy(HIDDEN, TABLE, TARGETS, WEIGHTS, bias=BIAS, chunks=chunks, flat=flat, **options)
+    got = cross_entropy(HIDDEN, TABLE, TARGETS, WEIGHTS, bias=BIAS, chunks=chunks, form=form, **options)
     logits = np.float64(HIDDEN) @ np.float64(TABLE).T + np.float64(BIAS)
     if options:
         logits = 4 * np.tanh(logits / 4)
@@ -56,6 +58,24 @@ def test_chunked_is_whole():
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
         *(jax.grad(g, argnums=(0, 1))(HIDDEN, TABLE) for g in (plain, ours)),
     )
+
+
+@pytest.mark.parametrize("size", [vocab.LEAST - 1, vocab.LEAST, vocab.LEAST + 507])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_folded_rows_are_the_rows(size, seed):
+    """Sums and gradients of the form for CPUs against the plain one, to 1e-6; with equal logits, and one that is infinite.
+
+    Fails if what is over of a row is left out (`size > size` for `size > PARTS * fold` in vocab._along), a part is taken twice
+    (`range(1, PARTS)` with part 1 first), or equals are counted ahead of the first (`column <= at`)."""
+    rng = np.random.default_rng(seed)
+    hidden, table = (jnp.asarray(rng.integers(-2, 3, s), jnp.float32) for s in ((B, L, D), (size, D)))  # whole numbers: many are equal
+    targets = jnp.asarray(rng.integers(0, size, (B, L)), jnp.int32).at[0, 0].set(size - 1)
+    bias = jnp.zeros(size).at[3].set(-jnp.inf)
+    found, want = (jax.value_and_grad(lambda h, t: (lambda m: (m["loss"].value, {n: v.value for n, v in m.items()}))(
+        cross_entropy(h, t, targets.at[1, 1].set(jnp.argmax(hidden[1, 1] @ table.T + bias)), WEIGHTS, bias=bias, z_loss=0.01, form=form)),
+        argnums=(0, 1), has_aux=True)(hidden, table) for form in ("cpu", "flat"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), found, want)
+    assert want[0][1]["accuracy"] > 0
 
 
 def test_one_chunk_of_logits_lives_at_a_time():
