@@ -22,8 +22,8 @@ def train(job: Job, clock: Clock) -> None:
     workdir = jaxlm_page.scratch(job)
     workdir.mkdir(parents=True)
     flags.FLAGS(["jaxlm train", f"--workdir={workdir}"])
-    dispatch.inline(job.shape.tokens)  # as the command's main does
     config = jaxlm_page.config(job)
+    dispatch.prepare(job.shape.tokens, lambda: experiments.body(config), job.dtype)  # as the command's main does
     run = experiments.experiment(config, Vocabulary.bare(job.shape.vocab))
     peak, _ = flops.peak(jax.local_devices()[0])
     _tick_after_each_step(clock)

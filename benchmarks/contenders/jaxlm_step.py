@@ -17,8 +17,10 @@ from jaxlm.training import step as steps
 
 
 def train(job: Job, clock: Clock) -> None:
-    dispatch.inline(job.shape.tokens)  # as the command's main does, so that the difference is the loop's
-    run = experiments.experiment(jaxlm_page.config(job), Vocabulary.bare(job.shape.vocab))
+    config = jaxlm_page.config(job)
+    # As the command's main does, so that the difference is the loop's.
+    dispatch.prepare(job.shape.tokens, lambda: experiments.body(config), job.dtype)
+    run = experiments.experiment(config, Vocabulary.bare(job.shape.vocab))
     with place.use(run.layout):
         state = jaxlm_page.state(job, run)
         drawn = sampler.Sampler(jaxlm_page.text(job).train, job.shape.batch, 0, shuffle=False)

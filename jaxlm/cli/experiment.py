@@ -22,7 +22,7 @@ from jaxlm.data import corpus, pipeline, sampler
 from jaxlm.data.tokenizers import tokenizer as tokenizers
 from jaxlm.layers import linear
 from jaxlm.optim import average, optimizers, schedules
-from jaxlm.parallel import compiler, mesh, place, processes
+from jaxlm.parallel import compiler, dispatch, mesh, place, processes
 from jaxlm.training import evaluate
 from jaxlm.training import state as states
 from jaxlm.training import step as steps
@@ -96,6 +96,20 @@ def laid(config: ConfigDict, devices: list | None = None) -> tuple[Any, Any, pla
     model = build.build(config, "model")
     where = place.shardings(model.axes(), layout, model.abstract)
     return model, jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), model.abstract, where), layout
+
+
+def settle(config: ConfigDict) -> None:
+    """Validate the config of a training run and settle how its programs are run, before any device is used."""
+    build.validate(config)
+    dispatch.prepare(config.train.batch_size * config.data.seq_len, lambda: body(config), config.model.dtype)
+    build.validate(config, jax.device_count())
+
+
+def body(config: ConfigDict) -> int:
+    """Parameters of the config's model, without a table where only the tokenizer says how long it is. No device is used."""
+    trial = config.copy_and_resolve_references()
+    trial.model.vocab_size = trial.model.vocab_size or 1
+    return tree.size(build.build(trial, "model").abstract)
 
 
 def experiment(config: ConfigDict, vocabulary: Vocabulary, devices: list | None = None) -> Experiment:

@@ -19,7 +19,7 @@ from jaxlm.core.errors import UserError
 from jaxlm.core.log import count, say
 from jaxlm.core.types import TrainState
 from jaxlm.data import sampler
-from jaxlm.parallel import dispatch, place, processes
+from jaxlm.parallel import place, processes
 from jaxlm.training import flops, loop, metrics, step
 from jaxlm.training.stop import Stop
 
@@ -31,8 +31,7 @@ def main(config: ConfigDict) -> None:
         raise UserError("--workdir is missing: name the folder that the run is kept in")
     if "://" in FLAGS.workdir:
         raise UserError(f"--workdir={FLAGS.workdir}: a run is kept in a folder; mount the bucket (gcsfuse) and name the mount")
-    dispatch.inline(config.train.batch_size * config.data.seq_len)
-    build.validate(config, jax.device_count())
+    experiments.settle(config)
     workdir = pathlib.Path(FLAGS.workdir).resolve()
     with Stop(workdir / "checkpoints") as stop, alone(workdir):
         run_in(workdir, config, stop)

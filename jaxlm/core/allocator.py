@@ -31,7 +31,7 @@ def keep_memory() -> bool:
     """
     if os.environ.get(SWITCH) == "0" or not sys.platform.startswith("linux"):
         return False
-    if os.environ.get("JAX_PLATFORMS") != "cpu" and any(glob.glob(pattern) for pattern in _ACCELERATORS):
+    if accelerated():
         return False
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
@@ -39,6 +39,11 @@ def keep_memory() -> bool:
     global _kept
     _kept = all([libc.mallopt(name, value) for name, value in _SETTINGS])
     return _kept
+
+
+def accelerated() -> bool:
+    """Whether there is an accelerator that jax may use."""
+    return os.environ.get("JAX_PLATFORMS") != "cpu" and any(glob.glob(pattern) for pattern in _ACCELERATORS)
 
 
 def give_back() -> None:

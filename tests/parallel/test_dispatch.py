@@ -2,14 +2,18 @@
 """A CPU computes one training step at a time: counted in memory of a process of its own."""
 import ctypes
 import os
+import pathlib
 import subprocess
 import sys
 import types
 
+import jax
 import pytest
 
 from jaxlm.cli import train
 from jaxlm.parallel import dispatch
+from tests import tiny
+from tests.test_configs import load
 
 # A step with 64 MiB of working memory, ten times, each read before the next is started: MiB that are in use after one at most.
 COUNT = """
@@ -21,7 +25,7 @@ class Info(ctypes.Structure):  # <malloc.h>
 info = ctypes.CDLL(None).mallinfo2
 info.restype = Info
 used = lambda: info().mapped + info().used >> 20
-dispatch.inline(int(sys.argv[1]))
+dispatch.prepare(int(sys.argv[1]), lambda: 10**12, "float32")
 x = jnp.ones((4096,))
 before = used()
 step = jax.jit(lambda x: jnp.tanh(x[:, None] * x) @ x, donate_argnums=0).lower(x).compile()
@@ -44,17 +48,49 @@ def held(tokens: int) -> int:
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc's count of what is in use")
 def test_no_working_memory_is_held():
-    """Fails if XLA's threads keep the working memory of the steps that they ran: drop the update from inline."""
+    """Fails if XLA's threads keep the working memory of the steps that they ran: drop the update from prepare."""
     assert held(dispatch.LARGE) < 32
 
 
+@pytest.mark.parametrize("parameters,threads", [(1e5, 1), (1e6, None)])
+def test_a_small_step_gets_one_thread(parameters, threads):
+    """Counted among the threads of a process that has computed. Fails if small steps wait for a second thread, or if large ones do
+    without: turn `<=` round in prepare; or if what is said comes too late: read SMALL after a device is used."""
+    program = ("import sys, pathlib, jax; from jaxlm.parallel import dispatch\n"
+               "dispatch.prepare(700, lambda: float(sys.argv[1]), 'float32')\n"
+               "jax.numpy.ones(3).block_until_ready()\n"
+               "print(sum('XLAEigen' in (task / 'comm').read_text() for task in pathlib.Path('/proc/self/task').iterdir()))")
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", dispatch.PROCESSORS)}
+    done = subprocess.run([sys.executable, "-c", program, str(parameters)], env={**environment, "JAX_PLATFORMS": "cpu"},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if os.cpu_count() == 1 or not pathlib.Path("/proc/self/task").exists():
+        pytest.skip("one processor, or no list of threads")
+    assert int(done.stdout) == (threads or len(os.sched_getaffinity(0)))
+
+
+def test_a_thread_is_taken_from_no_accelerator(monkeypatch):
+    """Nor from who has said how many there are. Fails if either is not asked: drop `not allocator.accelerated()`, or `setdefault`."""
+    monkeypatch.delenv(dispatch.PROCESSORS, raising=False)
+    monkeypatch.setattr(dispatch.allocator, "accelerated", lambda: True)
+    dispatch.prepare(8, lambda: 1, "bfloat16")
+    assert dispatch.PROCESSORS not in os.environ
+    monkeypatch.setattr(dispatch.allocator, "accelerated", lambda: False)
+    monkeypatch.setenv(dispatch.PROCESSORS, "7")
+    dispatch.prepare(8, lambda: 1, "bfloat16")
+    assert os.environ[dispatch.PROCESSORS] == "7"
+
+
 def test_training_says_so_before_it_uses_a_device(monkeypatch):
-    """Fails if the number of devices is asked for first, after which nothing can be said: inline below build.validate."""
+    """Fails if the number of devices is asked for first, after which nothing can be said: prepare last in experiment.settle; or if the
+    model is made on a device to be counted."""
     done = []
     monkeypatch.setattr(train, "FLAGS", types.SimpleNamespace(workdir="somewhere"))
-    monkeypatch.setattr(train.dispatch, "inline", done.append)
-    monkeypatch.setattr(train.jax, "device_count", lambda: pytest.fail("a device was used") if not done else sys.exit())
-    config = types.SimpleNamespace(train=types.SimpleNamespace(batch_size=12), data=types.SimpleNamespace(seq_len=256))
+    monkeypatch.setattr(dispatch, "prepare", lambda tokens, parameters, dtype: done.append((tokens, parameters(), dtype)))
+    monkeypatch.setattr(jax, "device_count", lambda: pytest.fail("a device was used") if not done else sys.exit())
+    config = load(tiny.ROOT / "configs" / "gpt_tiny.py")
     with pytest.raises(SystemExit):
         train.main(config)
-    assert done == [12 * 256]
+    (tokens, parameters, dtype), = done
+    assert (tokens, dtype) == (config.train.batch_size * config.data.seq_len, config.model.dtype)
+    assert parameters > 12 * config.model.layers * config.model.embed**2
