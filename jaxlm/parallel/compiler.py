@@ -16,7 +16,6 @@ import platform
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -42,6 +42,17 @@ def test_pages_of_other_models(page):
     assert not (found := doctor.layout(config)).well and "data.packing is 'sentences'" in found.seen
 
 
+@pytest.mark.parametrize("page,change,said", [("gpt_tiny", {}, "heads of "), ("llama_1b", {"head_dim": 128}, ""), ("lstm_tiny", {}, "")])
+def test_the_size_of_heads_is_advised_on_a_gpu(page, change, said, monkeypatch):
+    """Fails if it is said of heads that are large enough (`<=` for `<` in doctor.heads), or of models without any."""
+    config = load(tiny.ROOT / "configs" / f"{page}.py")
+    config.model.update(change)
+    assert not list(doctor.heads(config))
+    monkeypatch.setattr(doctor.jax, "default_backend", lambda: "gpu")
+    found = [finding.seen for finding in doctor.heads(config)]
+    assert [text[:len(said)] for text in found] == ([said] if said else [])
+
+
 def test_versions():
     """Fails if an untried version passes: drop the upper bound from selfcheck.versions."""
     faults = lambda version: [f for f in selfcheck.versions(((types.SimpleNamespace(__name__="flax", __version__=version), "0.12.8", "0.13"),))
