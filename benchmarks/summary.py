@@ -8,13 +8,17 @@ from benchmarks.tables import Case, a_token, header, line, measured, peak, read_
 
 # A column's heading and the contenders of which the fastest stands in it.
 COLUMNS = {"jaxlm": ("jaxlm",), "hand-written jit step": ("bare",), "torch as installed": ("torch_eager", "torch_compiled"),
-         "torch, tuned allocator": ("torch_eager_tuned", "torch_compiled_tuned"), "Trainer": ("hf_trainer", "hf_trainer_compiled"),
-         "nanodo": ("nanodo",)}
+           "torch, tuned allocator": ("torch_eager_tuned", "torch_compiled_tuned"), "Trainer": ("hf_trainer", "hf_trainer_compiled"),
+           "nanodo": ("nanodo",)}
+
+
+def of(kind: str, documents: list[dict]) -> list[Case]:
+    return [case for document in documents for case in document["cases"] if case["kind"] == kind]
 
 
 def steps(documents: list[dict]) -> list[str]:
     """One line a shape and type over all documents: milliseconds, and in brackets how many times jaxlm's."""
-    cases = [case for document in documents for case in document["cases"] if case["kind"] == "train"]
+    cases = of("train", documents)
     jax_of = lambda row: f"jaxlm, jax {row.get('versions', {}).get('jax', '')}"
     if not cases:
         return []
@@ -56,7 +60,7 @@ def streams(documents: list[dict]) -> list[str]:
 
 def drafts(documents: list[dict]) -> list[str]:
     """One line a case of decoding with drafts: milliseconds a token, and in brackets how many times as fast as without."""
-    cases = [case for document in documents for case in document["cases"] if case["kind"] == "speculative"]
+    cases = of("speculative", documents)
     if not cases:
         return []
     every = sorted({row["speculate"] for case in cases for row in case["rows"]} - {0})
@@ -72,7 +76,7 @@ def drafts(documents: list[dict]) -> list[str]:
 
 def peaks(documents: list[dict]) -> list[str]:
     """One line a shape and type over all documents: gigabytes at the peak, and in brackets how many times jaxlm's."""
-    cases = [case for document in documents for case in document["cases"] if case["kind"] == "memory"]
+    cases = of("memory", documents)
     shown = {h: names for h, names in COLUMNS.items() if any(row["contender"] in names for case in cases for row in case["rows"])}
     out = header("step of", "type", *(f"{heading}, GB" for heading in shown)) if cases else []
     for case in cases:
@@ -89,7 +93,7 @@ def pipelines(documents: list[dict]) -> list[str]:
     stretch is quiet: they are processes of their own, and count as others."""
     names = {"jaxlm_windows": "jaxlm, windows", "jaxlm_pack": "jaxlm, documents packed", "torch_loader": "torch DataLoader",
              "torch_loader_workers": "torch DataLoader, 2 workers"}
-    cases = [case for document in documents for case in document["cases"] if case["kind"] == "input"]
+    cases = of("input", documents)
     out = header("rows of", *(f"{name}, rows/s" for name in names.values())) if cases else []
     for case in cases:
         found = {row["contender"]: case["fields"]["batch"] * case["options"]["batches"] / median(row) for row in measured(case)}
@@ -101,7 +105,7 @@ def pipelines(documents: list[dict]) -> list[str]:
 
 def saves(documents: list[dict]) -> list[str]:
     """Seconds of a checkpoint of a training state, for jaxlm and torch."""
-    cases = [case for document in documents for case in document["cases"] if case["kind"] == "checkpoint"]
+    cases = of("checkpoint", documents)
     parts = {"blocking": "training stands still, s", "complete": "until whole, s", "restore": "restore, s"}
     out = header("state of", "GB", *(f"{who}: {what}" for what in parts.values() for who in ("jaxlm", "torch"))) if cases else []
     for case in cases:
@@ -116,7 +120,7 @@ def starts(documents: list[dict]) -> list[str]:
     """Seconds from a new process to its first step's loss, imports included, with an empty and with a filled cache: medians of rounds."""
     names = {"jaxlm": "jaxlm", "bare": "hand-written jit step", "torch_eager": "torch, eager", "torch_compiled": "torch.compile"}
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for case in (case for document in documents for case in document["cases"] if case.get("table") == "compile" or case["kind"] == "compile"):
+    for case in of("compile", documents):
         shape, _, rest = case["shape"].partition(": ")
         for row in (row for row in case["rows"] if row["status"] == "ok"):
             found.setdefault((shape, rest.split(" ")[0]), {}).setdefault(row["contender"], []).append(row["rounds"][0]["first"])
@@ -128,7 +132,7 @@ def starts(documents: list[dict]) -> list[str]:
 
 def growths(documents: list[dict]) -> list[str]:
     """Milliseconds of a step with growing length and depth, and in brackets torch's in times of jaxlm's."""
-    cases = [case for document in documents for case in document["cases"] if case["kind"] == "growth"]
+    cases = of("growth", documents)
     out = header("step of", "tokens", "jaxlm, ms", "microseconds a token", "torch, eager, ms", "jaxlm: to the first step, s") if cases else []
     for case in cases:
         rows = {row["contender"]: row for row in undisturbed(case)}

@@ -13,7 +13,7 @@ from jaxlm.cli import experiment as experiments
 from jaxlm.cli import record as records
 from jaxlm.cli import train as command
 from jaxlm.core.types import Vocabulary
-from jaxlm.parallel import dispatch, place
+from jaxlm.parallel import place
 from jaxlm.training import flops, metrics
 from jaxlm.training.stop import Stop
 
@@ -23,7 +23,7 @@ def train(job: Job, clock: Clock) -> None:
     workdir.mkdir(parents=True)
     flags.FLAGS(["jaxlm train", f"--workdir={workdir}"])
     config = jaxlm_page.config(job)
-    dispatch.prepare(job.shape.tokens, lambda: experiments.body(config), job.dtype)  # as the command's main does
+    experiments.settle(config)  # as the command's main does
     run = experiments.experiment(config, Vocabulary.bare(job.shape.vocab))
     peak, _ = flops.peak(jax.local_devices()[0])
     _tick_after_each_step(clock)

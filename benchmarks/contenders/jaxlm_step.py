@@ -12,14 +12,13 @@ from benchmarks.job import Job
 from jaxlm.cli import experiment as experiments
 from jaxlm.core.types import Vocabulary
 from jaxlm.data import sampler
-from jaxlm.parallel import dispatch, place
+from jaxlm.parallel import place
 from jaxlm.training import step as steps
 
 
 def train(job: Job, clock: Clock) -> None:
     config = jaxlm_page.config(job)
-    # As the command's main does, so that the difference is the loop's.
-    dispatch.prepare(job.shape.tokens, lambda: experiments.body(config), job.dtype)
+    experiments.settle(config)  # as the command's main does, so that the difference is the loop's
     run = experiments.experiment(config, Vocabulary.bare(job.shape.vocab))
     with place.use(run.layout):
         state = jaxlm_page.state(job, run)

@@ -39,8 +39,6 @@ def _one(x: Array) -> Array:
 def _folded(x: Array) -> Array:
     """The same sum of an array that is whole."""
     words = _words(x).reshape(-1)
-    if words.size < _LEAST:
-        return _one(x)
     size = words.size // _PARTS
     index = jnp.arange(size, dtype=jnp.uint32)
     part = lambda start, index: words[start : start + len(index)] * (2 * (index + jnp.uint32(start % 2**32)) + 1)
@@ -50,7 +48,7 @@ def _folded(x: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _all(leaves: list[Array], whole: bool) -> Array:
-    return jnp.stack([(_folded if whole else _one)(x) for x in leaves])
+    return jnp.stack([(_folded if whole and x.size >= _LEAST else _one)(x) for x in leaves])
 
 
 def digests(leaves: dict[str, Array]) -> dict[str, int]:

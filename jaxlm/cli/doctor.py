@@ -17,7 +17,7 @@ from jaxlm.training import selfcheck
 from jaxlm.training.selfcheck import Finding
 
 FLAGS = flags.FLAGS
-# Of a head, on an H100 with cuDNN 9: 410 TFLOP/s with 64 and 600 with 128 (Shah et al. 2024, FlashAttention-3, figure 5).
+# Of a head: forward on an H100, cuDNN reaches 410 TFLOP/s with 64 and 600 with 128 (as measured by Shah et al. 2024, FlashAttention-3).
 FASTEST_HEAD = 128
 
 

@@ -101,11 +101,11 @@ def laid(config: ConfigDict, devices: list | None = None) -> tuple[Any, Any, pla
 def settle(config: ConfigDict) -> None:
     """Validate the config of a training run and settle how its programs are run, before any device is used."""
     build.validate(config)
-    dispatch.prepare(config.train.batch_size * config.data.seq_len, lambda: body(config), config.model.dtype)
+    dispatch.prepare(config.train.batch_size * config.data.seq_len, lambda: _body(config), config.model.dtype)
     build.validate(config, jax.device_count())
 
 
-def body(config: ConfigDict) -> int:
+def _body(config: ConfigDict) -> int:
     """Parameters of the config's model, without a table where only the tokenizer says how long it is. No device is used."""
     trial = config.copy_and_resolve_references()
     trial.model.vocab_size = trial.model.vocab_size or 1

@@ -40,3 +40,8 @@ def take_apart(params: Params, axes: Params) -> Params:
 
 def is_apart(leaf: Any) -> bool:
     return isinstance(leaf, Apart)
+
+
+def any_apart(params: Params) -> bool:
+    """Whether a stack of the tree is apart."""
+    return any(map(is_apart, jax.tree.leaves(params, is_leaf=is_apart)))

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxlm.core import apart
+from jaxlm.core.apart import any_apart
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Batch, Params
 from jaxlm.parallel import place
@@ -38,8 +38,8 @@ class Stepper:
 
     def ready(self, params: Params) -> Params:
         """Parameters as the others here read them fastest: on a CPU alone a copy, one array a layer; themselves where they are."""
-        done = any(map(apart.is_apart, jax.tree.leaves(params, is_leaf=apart.is_apart)))
-        return self._apart(params) if _on_one_cpu() and hasattr(self.model, "apart") and not done else params
+        wanted = _on_one_cpu() and hasattr(self.model, "apart") and not any_apart(params)
+        return self._apart(params) if wanted else params
 
     @functools.cached_property
     def _apart(self) -> Callable[[Params], Params]:
@@ -81,9 +81,9 @@ class Stepper:
         """Of a cache repeated `beams` times: row b's beams become its beams chosen[b], int32 [B, beams]."""
         def one(x: Array, axis: int) -> Array:
             # Among the beams of a row, so that rows which are split over devices stay where they are.
-            beam = x.reshape(*x.shape[:axis], rows, beams, *x.shape[axis + 1:])
+            apart = x.reshape(*x.shape[:axis], rows, beams, *x.shape[axis + 1:])
             index = chosen.reshape((1,) * axis + chosen.shape + (1,) * (x.ndim - axis - 1))
-            return jnp.take_along_axis(beam, index, axis=axis + 1).reshape(x.shape)
+            return jnp.take_along_axis(apart, index, axis=axis + 1).reshape(x.shape)
 
         moved = self._map(one, cache, rows, length)
         # All beams of a row read the same source.

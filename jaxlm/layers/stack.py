@@ -68,7 +68,7 @@ def run(
 
     carry = _marked(carry)
 
-    if scan and not any(map(apart.is_apart, jax.tree.leaves(weights, is_leaf=apart.is_apart))):
+    if scan and not apart.any_apart(weights):
         if remat != "none":
             # Inside a loop nothing can be merged with the forward pass, so the barriers would only cost.
             body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)

@@ -74,7 +74,7 @@ def test_a_token_reads_each_weight_once(rows, dtype, monkeypatch):
 
 
 def test_parameters_are_made_ready_once(bytes_tokenizer):
-    """Fails if the layers of parameters that are ready are copied again (drop `and not done` in Stepper.ready), or those of others
+    """Fails if the layers of parameters that are ready are copied again (drop `and not any_apart(params)` in Stepper.ready), or those of others
     for each batch (drop `decoder.ready` in generate)."""
     model = gpt.build(gpt.Config(**SIZES))
     decoder, params = decode.Decoder(model, eot=0, max_len=SIZES["max_len"]), jax.jit(model.init)(jax.random.key(0))
