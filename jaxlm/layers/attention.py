@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array
 from jaxlm.layers.cache import View
-from jaxlm.layers.linear import Init, Linear, normal
+from jaxlm.layers.linear import Init, Linear, beside, normal
 from jaxlm.layers.norm import RMSNorm
 from jaxlm.ops import rope
 from jaxlm.ops.attention import KERNELS, attend, refusal
@@ -78,11 +78,12 @@ class Attention(nnx.Module):
         source: keys and values [B, S, K, H] to look at in the place of x's own.
         """
         with jax.named_scope("attention"):
-            q = self.q(x)
+            together = source is None and cache is None
+            q, *made = beside(x, [self.q, self.k, self.v]) if together else [self.q(x)]
             q = q if self.q_norm is None else self.q_norm(q)
             q = q if rotary is None else rope.rotate(q, *rotary)
             q = constrain(checkpoint_name(q, "qkv"), "batch", "seq", "act_heads", None)
-            k, v = self.keys(x, rotary) if source is None else source
+            k, v = source or (self._placed(*made, rotary) if together else self.keys(x, rotary))
             store = None
             if cache is not None:
                 k, v, store = cache.extend(k, v)
@@ -93,7 +94,9 @@ class Attention(nnx.Module):
 
     def keys(self, source: Array, rotary: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
         """Keys and values [B, S, K, H] of source [B, S, D], where every query finds them."""
-        k, v = self.k(source), self.v(source)
+        return self._placed(*beside(source, [self.k, self.v]), rotary)
+
+    def _placed(self, k: Array, v: Array, rotary: tuple[Array, Array] | None) -> tuple[Array, Array]:
         k = k if self.k_norm is None else self.k_norm(k)
         k = k if rotary is None else rope.rotate(k, *rotary)
         return _everywhere(checkpoint_name(k, "qkv")), _everywhere(checkpoint_name(v, "qkv"))

@@ -4,9 +4,10 @@
 import contextvars
 import dataclasses
 import functools
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -218,6 +219,29 @@ class Linear(nnx.Module):
         lead, inner, outer = "abc"[: x.ndim - self.inputs], "uv"[: self.inputs], "xyz"[: len(self.axes) - self.inputs]
         y = einsum(f"{lead}{inner},{inner}{outer}->{lead}{outer}", x, self.kernel.get_value(), self.axes, self.float8)
         return y if self.bias is None else add_row(y, self.bias.get_value(), self.axes[self.inputs :])
+
+
+def beside(x: Array, layers: Sequence[Linear]) -> list[Array]:
+    """layer(x) of each of `layers`, which take the last dimension of x.
+
+    On one CPU their weights lie side by side in one product, which reads x once and is wide enough for all cores: a step of
+    4 x 128, 6 x 384 and GPT-2 124M in bfloat16 in 0.93, 0.96 and 0.96 of the time. Elsewhere, in float8, and where a weight is
+    of a kind of its own (KINDS), each is multiplied alone.
+    """
+    weights = [layer.kernel.get_value() for layer in layers]
+    float8 = _ASKED.get() is not None and any(layer.float8 for layer in layers)
+    if place.platform() != "cpu" or not place.alone() or float8 or any(type(w) in KINDS for w in weights):
+        return [layer(x) for layer in layers]
+    outer = [w.shape[1:] for w in weights]
+    flat = x.reshape(-1, x.shape[-1])
+    y = product("ru,uv->rv", flat, jnp.concatenate([w.astype(x.dtype).reshape(len(w), -1) for w in weights], 1))
+    parts = jnp.split(y, list(itertools.accumulate(map(math.prod, outer)))[:-1], 1)
+    out = []
+    for layer, part, shape in zip(layers, parts, outer, strict=True):
+        part = part if layer.bias is None else rows.add(part, layer.bias.get_value().reshape(-1))
+        # Without the barrier a part is cut out in the shape of its heads, number by number: at a fifth of the speed.
+        out.append(lax.optimization_barrier(part).reshape(*x.shape[:-1], *shape))
+    return out
 
 
 def add_row(y: Array, b: Array, axes: Axes) -> Array:

@@ -53,6 +53,72 @@ def test_other_kinds_of_leaf(monkeypatch):
     np.testing.assert_allclose(nnx.merge(graphdef, other)(x), layer(x), rtol=1e-6)
 
 
+def projections(bias, shapes=((4, 6), (2, 6), (2, 6))):
+    rngs = nnx.Rngs(1)
+    layers = [linear.Linear(rngs, (8,), shape, ("embed", "heads", "head_dim"), bias=bias, float8=True) for shape in shapes]
+    for layer in layers if bias else []:
+        layer.bias.set_value(jnp.asarray(RNG.standard_normal(layer.bias.get_value().shape), jnp.float32))
+    return nnx.split(tuple(layers))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_beside_is_each_alone(bias, dtype):
+    """Values and gradients, of projections of several widths; fails if parts are cut elsewhere, or a bias is another's."""
+    graphdef, weights = projections(bias)
+    x = jnp.asarray(RNG.standard_normal((2, 3, 8)), dtype)
+    directions = [jnp.asarray(RNG.standard_normal((2, 3, *shape)), dtype) for shape in ((4, 6), (2, 6), (2, 6))]
+
+    def total(x, weights, run):
+        made = run(x, nnx.merge(graphdef, weights))
+        return sum(jnp.sum((y * d).astype(jnp.float32)) for y, d in zip(made, directions, strict=True)), made
+
+    each = lambda x, layers: [layer(x) for layer in layers]
+    run = lambda how: jax.value_and_grad(total, (0, 1), has_aux=True)(x, weights, how)
+    ((_, one), (d_x, d_w)), ((_, other), (e_x, e_w)) = run(linear.beside), run(each)
+    close = dict(rtol=1e-5, atol=1e-6) if dtype == jnp.float32 else dict(rtol=2e-2, atol=6e-2)
+    for a, b in zip(jax.tree.leaves((one, d_x, d_w)), jax.tree.leaves((other, e_x, e_w)), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), **close)
+
+
+def test_when_weights_lie_side_by_side(monkeypatch):
+    """Once, for plain weights of one CPU; each alone where one is of a kind of its own, and where devices share the work. Fails if one of the conditions is left out."""
+    graphdef, weights = projections(True)
+    x = jnp.ones((2, 3, 8))
+    count = lambda: str(jax.make_jaxpr(lambda x, w: linear.beside(x, nnx.merge(graphdef, w)))(x, weights)).count("dot_general[")
+    assert count() == 1
+    for name, value in (("alone", lambda: False), ("platform", lambda: "gpu")):
+        with monkeypatch.context() as patch:
+            patch.setattr(linear.place, name, value)
+            assert count() == 3, name
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(frozen=True)
+    class Doubled:
+        half: jax.Array
+
+    monkeypatch.setitem(linear.KINDS, Doubled, lambda eq, x, w, axes: linear.einsum(eq, x, 2 * w.half, axes))
+    layers = nnx.merge(graphdef, weights)
+    expected = [np.asarray(layer(x)) for layer in layers]
+    layers[1].kernel.set_value(Doubled(layers[1].kernel.get_value() / 2))
+    for y, e in zip(linear.beside(x, layers), expected, strict=True):
+        np.testing.assert_allclose(y, e, rtol=1e-6)
+
+
+def test_float8_is_asked_of_each():
+    """Fails if `beside` does not ask whether float8 is wanted: the products would be counted as none and stay bfloat16."""
+    graphdef, weights = projections(True)
+
+    class Model:
+        def apply(self, params, batch, *, key=None, cache=None):
+            return linear.beside(batch, nnx.merge(graphdef, params))
+
+    asked = linear.Float8(Model())
+    jax.eval_shape(lambda x, w: asked.apply(w, x), jnp.ones((2, 3, 8), jnp.bfloat16), weights)
+    assert asked.seen == {(6, 8, 24): 1, (6, 8, 12): 2}
+
+
 def test_parameter_needs_a_name_a_dimension():
     with pytest.raises(ValueError, match="1 axis names"):
         linear.param(nnx.Rngs(0), (2, 3), "embed")
