@@ -23,10 +23,10 @@ def matmul(x: Array, w: Array) -> Array:
 
 def _backward(saved: tuple[Array, Array], d_y: Array) -> tuple[Array, Array]:
     x, w = saved
-    return lax.dot_general(d_y, w, (((1,), (1,)), ((), ()))), _weight(x, d_y)
+    return lax.dot_general(d_y, w, (((1,), (1,)), ((), ()))), weight(x, d_y)
 
 
-def _weight(x: Array, d_y: Array) -> Array:
+def weight(x: Array, d_y: Array) -> Array:
     """[K, M], x [R, K] transposed times d_y [R, M].
 
     Of a transposed operand oneDNN makes a copy for its tiles at a third of the speed of the product itself, so that in

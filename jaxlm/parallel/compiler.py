@@ -42,11 +42,12 @@ class Option:
     float32: bool = False
 
 
+_ONEDNN = "xla_cpu_experimental_onednn_custom_call"
 OPTIONS: dict[str, dict[str, Option]] = {
     "cpu": {
         # Products stand alone for it, see layers/linear.py: it fuses activations wrongly, without an error and with the right
         # loss. tests/training/test_cpu_step.py compares gradients under this table with those under none.
-        "xla_cpu_experimental_onednn_custom_call": Option(
+        _ONEDNN: Option(
             True, "oneDNN's products: a bfloat16 step in 0.7 of the time; of float32 it gets weights' gradients, which YNNPACK leaves: 0.94",
             "openxla/xla#31025; measured", call="__onednn$matmul", float32=True),
         "xla_cpu_experimental_ynn_fusion_type": Option(
@@ -143,7 +144,6 @@ def _usable(kind: str, table: tuple[tuple[str, Option], ...]) -> dict[str, Value
 
 # Whether the program being traced will be compiled with oneDNN's products.
 _LIBRARY: contextvars.ContextVar[bool] = contextvars.ContextVar("jaxlm_library", default=False)
-_ONEDNN = "xla_cpu_experimental_onednn_custom_call"
 
 
 @contextlib.contextmanager

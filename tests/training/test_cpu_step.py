@@ -126,6 +126,9 @@ WIDE = {"large": ((130, 72), (1001, 72), 1.0), "scaled": ((130, 72), (1001, 72),
         "batched, below": ((2, 3, 8, 8), (2, 3, 8, 8), 1.0)}
 
 
+IDS = 1027  # of the table of that loss, which is made 1536 long
+
+
 def wide_errors() -> dict:
     """The largest difference of `dense.wide` from float64 arithmetic, as a share of the largest number; and the same of a loss whose
     logits it makes from the plain form, and of the loss's gradients."""
@@ -139,11 +142,13 @@ def wide_errors() -> dict:
             exact = scale * np.matmul(a.astype(np.float64), np.swapaxes(b.astype(np.float64), -1, -2))
             out[name] = float(np.abs(run.compile(compiler_options=options)(a, b) - exact).max() / np.abs(exact).max())
         # Whole numbers: XLA may leave out that a float32 table is rounded to bfloat16.
-        hidden, table = (jnp.asarray(random.integers(-3, 4, shape), t) for shape, t in (((2, 65, 128), "bfloat16"), ((1003, 128), "float32")))
-        targets, weights = random.integers(0, 1003, (2, 65)).astype(np.int32), random.random((2, 65)).astype(np.float32)
-        loss = lambda form: lambda h, t: cross_entropy(h / 8, t, targets, weights, bias=jnp.arange(1003.0) / 1003, form=form)["loss"].value
-        made = [jax.jit(jax.value_and_grad(loss(form), (0, 1))).lower(hidden, table).compile(compiler_options=options)(hidden, table)
-                for form in ("flat", "library")]
+        hidden, table = (jnp.asarray(random.integers(-3, 4, shape), t) for shape, t in (((2, 68, 128), "bfloat16"), ((IDS, 128), "float32")))
+        targets, weights = random.integers(0, IDS, (2, 68)).astype(np.int32), random.random((2, 68)).astype(np.float32)
+        loss = lambda form: lambda h, t: cross_entropy(h / 8, t, targets, weights, bias=jnp.arange(float(IDS)) / IDS, form=form)["loss"].value
+        programs = [jax.jit(jax.value_and_grad(loss(form), (0, 1))).lower(hidden, table).compile(compiler_options=options)
+                    for form in ("flat", "library")]
+        made = [program(hidden, table) for program in programs]
+        out["columns"] = re.findall(r"= \(?f32\[136,(\d+)\][^=\n]*custom_call_target=\"__onednn\$matmul\"", programs[1].as_text())
     for name, x, y in zip(("loss", "d_hidden", "d_table"), *map(jax.tree.leaves, made), strict=True):
         x, y = (np.asarray(a, np.float64) for a in (x, y))
         out[name] = float(np.abs(x - y).max() / np.abs(x).max())
@@ -213,10 +218,12 @@ def test_float32_of_bfloat16_is_exact():
     """Products to 1e-5 of the largest number, where one rounding to bfloat16 is 2e-3; gradients of a loss to that rounding.
 
     Fails if a factor of 1 is simplified away, and with it float32: `a, 1.0` for the halved a and 2.0 in dense.wide; if the factor is
-    applied twice; and if a jaxlib rounds products that it gives to no library."""
+    applied twice; and if a jaxlib rounds products that it gives to no library. A long table is multiplied by as a multiple of 512 rows:
+    fails without the jnp.pad in ops/loss.py, and with `logits` that keep what was added."""
     if ("wide", "values") not in report():
         pytest.skip("this jaxlib or processor computes every bfloat16 product in float32")
     row = report()["wide", "values"]
+    assert row["columns"][0] == "1536", row
     assert all(row[name] < 1e-5 for name in (*WIDE, "loss")) and max(row["d_hidden"], row["d_table"]) < 2**-7, row
 
 
