@@ -169,7 +169,8 @@ def measure(family: str, rule: str) -> dict:
             host |= {"source_tokens": read, "source_segments": np.ones_like(read), "source_positions": np.cumsum(np.ones_like(read), 1, np.int32) - 1}
         batch = place.put(host, layout, ROWS)
         step = steps.make_step(model, objective.build(objective.Config()), tx, optax.constant_schedule(1e-3), trainable)
-        compiler.options()  # the trial product that it compiles, once in a process, is none of the step's
+        with compiler.tracing_for(compiler.options()):
+            pass  # the trial products that these compile, once in a process, are none of the step's
         note = lambda event, duration, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
         jax.monitoring.register_event_duration_secs_listener(note)
         program = steps.compile_step(step, target, batch, layout.replicated)
