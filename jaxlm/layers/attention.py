@@ -78,12 +78,13 @@ class Attention(nnx.Module):
         source: keys and values [B, S, K, H] to look at in the place of x's own.
         """
         with jax.named_scope("attention"):
-            together = source is None and cache is None
-            q, *made = beside(x, [self.q, self.k, self.v]) if together else [self.q(x)]
+            wanted = [self.q, self.k, self.v] if source is None else [self.q]
+            # With a cache each alone: to lie side by side, weights would be copied by each program, for a few tokens.
+            q, *made = beside(x, wanted) if cache is None else [layer(x) for layer in wanted]
             q = q if self.q_norm is None else self.q_norm(q)
             q = q if rotary is None else rope.rotate(q, *rotary)
             q = constrain(checkpoint_name(q, "qkv"), "batch", "seq", "act_heads", None)
-            k, v = source or (self._placed(*made, rotary) if together else self.keys(x, rotary))
+            k, v = source or self._placed(*made, rotary)
             store = None
             if cache is not None:
                 k, v, store = cache.extend(k, v)

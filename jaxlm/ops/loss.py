@@ -126,17 +126,18 @@ def _project_backward(library, saved, d_logits):
     # Autodiff would multiply the float32 cotangent with a bfloat16 operand: the two largest matmuls of the model at
     # half speed or less. Rounded to the operand's type it costs what every other layer's does.
     x, table = saved
-    # Rounded once for both products, which XLA:CPU else does for each.
-    d_logits = lax.optimization_barrier(d_logits.astype(x.dtype)) if library else d_logits.astype(x.dtype)
+    d_logits = d_logits.astype(x.dtype)
     lead = tuple(range(x.ndim - 1))
     # XLA:CPU converts bfloat16 operands where the result is to be float32, and multiplies at half the speed; asked for
     # bfloat16, its library sums in float32 and rounds once.
     result = x.dtype if jax.default_backend() == "cpu" else jnp.float32
-    d_x = lax.dot_general(d_logits, table, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=result)
     if library:
+        # Rounded once for both products, which XLA:CPU else does for each.
+        d_logits = lax.optimization_barrier(d_logits)
         d_table = dense.weight(d_logits, x)
     else:
         d_table = lax.dot_general(d_logits, x, ((lead, lead), ((), ())), preferred_element_type=result)
+    d_x = lax.dot_general(d_logits, table, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=result)
     return d_x.astype(x.dtype), d_table.astype(table.dtype)
 
 

@@ -48,8 +48,8 @@ def made(line: str) -> int:
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_token_reads_each_weight_once(rows, dtype, monkeypatch):
     """Fails if a layer's weights are cut out of their stack for every token (`return params` in Stepper.ready), if one row is
-    multiplied by a plain dot (`one = False` in linear.product), or if a bfloat16 weight is read as a float32 copy (no barrier in
-    vector.times)."""
+    multiplied by a plain dot (`one = False` in linear.product), if a bfloat16 weight is read as a float32 copy (no barrier in
+    vector.times), or if weights are copied to lie side by side (`beside` with a cache in layers/attention.py)."""
     model = gpt.build(gpt.Config(**SIZES, dtype=dtype, param_dtype=dtype))
     decoder, params, texts = decode.Decoder(model, eot=0, max_len=SIZES["max_len"]), jax.jit(model.init)(jax.random.key(0)), []
     dispatch, loop = decode.dispatch, decoder._programs.get(rows)[1][-1]
@@ -65,6 +65,7 @@ def test_a_token_reads_each_weight_once(rows, dtype, monkeypatch):
     body = in_loops(texts[0])
     assert len(body) > 50
     assert not [line for line in body if made(line) >= SIZES["embed"] ** 2]
+    assert not [line for line in texts[0].splitlines() if " concatenate(" in line and numbers(line) >= SIZES["embed"] ** 2]
     if rows == 1:
         if dtype == "bfloat16" and jax.__version_info__ >= (0, 12):  # see ops/vector.py
             assert sum(numbers(line) for line in body if "= f32[" in line and " get-tuple-element(" in line) < SIZES["embed"] ** 2

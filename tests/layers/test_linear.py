@@ -83,7 +83,9 @@ def test_beside_is_each_alone(bias, dtype):
 
 
 def test_when_weights_lie_side_by_side(monkeypatch):
-    """Once, for plain weights of one CPU; each alone where one is of a kind of its own, and where devices share the work. Fails if one of the conditions is left out."""
+    """Once, for plain weights of one CPU; each alone where one is of a kind of its own, and where devices share the work.
+
+    Fails if one of the conditions is left out."""
     graphdef, weights = projections(True)
     x = jnp.ones((2, 3, 8))
     count = lambda: str(jax.make_jaxpr(lambda x, w: linear.beside(x, nnx.merge(graphdef, w)))(x, weights)).count("dot_general[")
