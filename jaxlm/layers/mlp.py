@@ -1,6 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The feed-forward part of a block, gated (GLU) or not."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxlm.core.types import Array
-from jaxlm.layers.linear import Init, Linear, flat, normal
+from jaxlm.layers.linear import Init, Linear, after, flat, normal
 from jaxlm.ops import activations
 from jaxlm.ops.dropout import dropout
 from jaxlm.parallel import place
@@ -41,10 +42,14 @@ class Mlp(nnx.Module):
     def __call__(self, x: Array, key: Array | None = None) -> Array:
         with jax.named_scope("mlp"):
             act = _merged(activations.find(self.activation, again=place.platform() == "cpu"))
-            hidden = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
-            hidden = constrain(checkpoint_name(hidden, "mlp_hidden"), "batch", "seq", "act_mlp")
-            hidden = dropout(hidden, self.rate, key)
-            return constrain(self.down(hidden), "batch", "seq", "act_embed")
+            parts = (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
+
+            hidden = lambda first, *second: checkpoint_name(math.prod(second, start=act(first)), "mlp_hidden")
+            if self.rate and key is not None:
+                out = self.down(dropout(constrain(hidden(*parts), "batch", "seq", "act_mlp"), self.rate, key))
+            else:
+                out = after(hidden, parts, self.down)
+            return constrain(out, "batch", "seq", "act_embed")
 
 
 def _merged(act: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -145,6 +145,7 @@ def _core_forward(scale, parts, library, q, k, v, seen):
         s = wide(mine, k[:, :, :end], _NT, scale, library)
         s = s.reshape(*s.shape[:2], -1, stop - start, end)
         p = _weights(s, seen[:, :, None, start:stop, :end], 0.0, None).astype(v.dtype).reshape(*mine.shape[:3], end)
+        p = lax.optimization_barrier(p)  # or XLA divides twice, for the product and for what is saved: as many numbers again
         made = _product(p, v[:, :, :end], _NN)
         out.append(_rows(made, stop - start))
         saved.append((mine, p, made))
@@ -153,6 +154,8 @@ def _core_forward(scale, parts, library, q, k, v, seen):
 
 def _core_backward(scale, parts, library, saved, d_out):
     k, v, saved = saved
+    # Or the keys and values that each part sees, copied out for it, would be kept from the forward pass.
+    (k, v), d_out = lax.optimization_barrier(((k, v), d_out))
     d_q, d_k, d_v = [], [], []
     for (start, stop, end), (mine, p, made) in zip(parts, saved):
         other = _queries(d_out[:, start:stop], k.shape[1])

@@ -22,24 +22,26 @@ Array = jax.Array
 PARTS, LEAST = 8, 512
 
 
-@jax.custom_vjp
-def statistics(logits: Array, targets: Array) -> tuple[Array, Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def statistics(narrow: bool, logits: Array, targets: Array) -> tuple[Array, Array]:
     """(log of the normaliser, the target's logit), float32 [R] each, of float32 logits [R, V] and int32 targets [R].
 
-    A target outside of the ids has the logit of the nearest.
+    A target outside of the ids has the logit of the nearest. narrow: in a bfloat16 program. In a float32 one YNNPACK reduces,
+    for which parts would be copied out of the logits, as many bytes again.
     """
-    return _forward(logits, targets)[0]
+    return _forward(narrow, logits, targets)[0]
 
 
-def _forward(logits, targets):
-    most = _along(jnp.maximum, jnp.max, lambda x: x, logits)[:, None]
+def _forward(narrow, logits, targets):
+    parts = PARTS if narrow else 1
+    most = _along(parts, jnp.maximum, jnp.max, lambda x: x, logits)[:, None]
     most = jnp.where(jnp.isfinite(most), most, 0.0)  # or the difference of two infinities would be no number
-    log_z = most[:, 0] + jnp.log(_along(jnp.add, jnp.sum, lambda x, m: jnp.exp(x - m), logits, most))
+    log_z = most[:, 0] + jnp.log(_along(parts, jnp.add, jnp.sum, lambda x, m: jnp.exp(x - m), logits, most))
     target = jnp.take_along_axis(logits, targets[:, None], axis=1, mode="clip")[:, 0]
     return (log_z, target), (logits, log_z, targets)
 
 
-def _backward(saved, cotangents):
+def _backward(narrow, saved, cotangents):
     logits, log_z, targets = saved
     d_log_z, d_target = cotangents
     hit = _column(logits) == jnp.clip(targets, 0, logits.shape[1] - 1)[:, None]
@@ -56,19 +58,19 @@ def leads(logits: Array, targets: Array, target: Array) -> Array:
         return (x > best) | ((x == best) & (column < at))
 
     logits, target = lax.stop_gradient(logits), lax.stop_gradient(target)
-    return ~_along(jnp.logical_or, jnp.any, ahead, logits, _column(logits), target[:, None], targets[:, None])
+    return ~_along(PARTS, jnp.logical_or, jnp.any, ahead, logits, _column(logits), target[:, None], targets[:, None])
 
 
 def _column(logits: Array) -> Array:
     return lax.broadcasted_iota(jnp.int32, logits.shape, 1)
 
 
-def _along(join: Callable, reduce: Callable, of: Callable, *operands: Array) -> Array:
-    """`reduce` along the rows of of(*operands), operands [R, V] or [R, 1]; join is the same of two."""
+def _along(parts: int, join: Callable, reduce: Callable, of: Callable, *operands: Array) -> Array:
+    """`reduce` along the rows of of(*operands), operands [R, V] or [R, 1], folded into `parts`; join is the same of two."""
     size = operands[0].shape[1]
-    fold = size // PARTS if size >= LEAST else 0
+    fold = size // parts if size >= LEAST else 0
     part = lambda start, stop: of(*(x[:, start:stop] if x.shape[1] == size else x for x in operands))
-    whole = [reduce(part(PARTS * fold, size), 1)] if size > PARTS * fold else []
+    whole = [reduce(part(parts * fold, size), 1)] if size > parts * fold else []
     if fold:
-        whole.append(reduce(functools.reduce(join, [part(i * fold, (i + 1) * fold) for i in range(PARTS)]), 1))
+        whole.append(reduce(functools.reduce(join, [part(i * fold, (i + 1) * fold) for i in range(parts)]), 1))
     return functools.reduce(join, whole)

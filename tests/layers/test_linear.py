@@ -108,6 +108,34 @@ def test_when_weights_lie_side_by_side(monkeypatch):
         np.testing.assert_allclose(y, e, rtol=1e-6)
 
 
+@pytest.mark.parametrize("case", ["plain", "no_bias", "gated", "bfloat16", "one_row", "devices", "gpu"])
+def test_after_is_the_layer_of_it(case, monkeypatch):
+    """Values and gradients; on one CPU in float32 the backward pass finds only `parts` of that width saved.
+
+    Fails if a condition of `after` is left out, or the bias is.
+    """
+    rows = (1, 1) if case == "one_row" else (2, 3)
+    dtype = jnp.bfloat16 if case == "bfloat16" else jnp.float32
+    layer = linear.Linear(nnx.Rngs(2), (8,), (5,), ("mlp", "embed"), bias=case != "no_bias")
+    if layer.bias is not None:
+        layer.bias.set_value(jnp.arange(5.0))
+    graphdef, weights = nnx.split(layer)
+    parts = tuple(jnp.asarray(RNG.standard_normal((*rows, 8)), dtype) for _ in range(1 + (case == "gated")))
+    of = lambda *parts: jnp.tanh(parts[0]) * parts[-1]
+    if case in ("devices", "gpu"):
+        monkeypatch.setattr(linear.place, *(("alone", lambda: False) if case == "devices" else ("platform", lambda: "gpu")))
+    y, back = jax.vjp(lambda parts, w: linear.after(of, parts, nnx.merge(graphdef, w)), parts, weights)
+    z, other = jax.vjp(lambda parts, w: nnx.merge(graphdef, w)(of(*parts)), parts, weights)
+    d_y = jnp.asarray(RNG.standard_normal(y.shape), dtype)
+    close = dict(rtol=1e-5, atol=1e-6) if dtype == jnp.float32 else dict(rtol=2e-2, atol=6e-2)
+    for a, b in zip(jax.tree.leaves((y, back(d_y))), jax.tree.leaves((z, other(d_y))), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), **close)
+    made, wide = np.asarray(of(*parts), np.float32).reshape(-1, 8), jax.tree.leaves(back)
+    kept = any(getattr(x, "size", 0) == made.size and np.array_equal(np.asarray(x, np.float32).reshape(-1, 8), made) for x in wide)
+    assert kept == (case not in ("plain", "no_bias", "gated"))
+
+
 def test_float8_is_asked_of_each():
     """Fails if `beside` does not ask whether float8 is wanted: the products would be counted as none and stay bfloat16."""
     graphdef, weights = projections(True)

@@ -65,8 +65,7 @@ def test_chunked_is_whole():
 def test_folded_rows_are_the_rows(size, seed):
     """Sums and gradients of the form for CPUs against the plain one, to 1e-6; with equal logits, and one that is infinite.
 
-    Fails if what is over of a row is left out (`size > size` for `size > PARTS * fold` in vocab._along), a part is taken twice
-    (`range(1, PARTS)` with part 1 first), or equals are counted ahead of the first (`column <= at`)."""
+    Fails if equals are counted ahead of the first (`column <= at`)."""
     rng = np.random.default_rng(seed)
     hidden, table = (jnp.asarray(rng.integers(-2, 3, s), jnp.float32) for s in ((B, L, D), (size, D)))  # whole numbers: many are equal
     targets = jnp.asarray(rng.integers(0, size, (B, L)), jnp.int32).at[0, 0].set(size - 1)
@@ -76,6 +75,24 @@ def test_folded_rows_are_the_rows(size, seed):
         argnums=(0, 1), has_aux=True)(hidden, table) for form in ("cpu", "flat"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), found, want)
     assert want[0][1]["accuracy"] > 0
+
+
+@pytest.mark.parametrize("size", [vocab.LEAST - 1, vocab.LEAST, vocab.LEAST + 507])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_statistics_of_rows(size, narrow):
+    """Folded (in a bfloat16 program) and whole: against float64, to 1e-6, with their gradients.
+
+    Fails if what is over of a row is left out (`size > size` for `size > parts * fold` in vocab._along), or a part is
+    (`range(1, parts)`).
+    """
+    rng = np.random.default_rng(size)
+    logits, targets = 3 * rng.standard_normal((5, size)), rng.integers(0, size, 5)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    (log_z, target), back = jax.vjp(lambda x: vocab.statistics(narrow, x, jnp.asarray(targets, jnp.int32)), jnp.asarray(logits, jnp.float32))
+    np.testing.assert_allclose(log_z, np.log(np.exp(logits).sum(1)), rtol=1e-6)
+    np.testing.assert_allclose(target, logits[np.arange(5), targets], rtol=1e-6)
+    want = p + 2 * np.eye(size)[targets]
+    np.testing.assert_allclose(back((jnp.ones(5), jnp.full(5, 2.0)))[0], want, rtol=2e-6, atol=1e-7)
 
 
 def test_one_chunk_of_logits_lives_at_a_time():
