@@ -29,7 +29,8 @@ def test_every_option_has_its_reason_and_is_known():
         for name, option in compiler.OPTIONS[platform].items():
             assert option.reason and option.source
             if (platform, jax.__version__ < "0.12") != ("cpu", True):  # newer options may be unknown to an older jaxlib
-                jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options={name: option.value})
+                for value in {option.value, option.value if option.without is None else option.without}:
+                    jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options={name: value})
 
 
 def test_an_unknown_option_is_said_once_and_left_out(table, capsys):
@@ -43,6 +44,17 @@ def test_an_unknown_option_is_said_once_and_left_out(table, capsys):
 def test_an_option_without_its_library_is_left_out(table):
     """Fails if options that only help with a library are set without it: `absent = []` in _usable."""
     table(xla_cpu_prefer_vector_width=PLAIN, xla_cpu_enable_fast_math=Option(False, "a reason", "a source", call="__no_such_library"))
+    assert compiler.options() == {"xla_cpu_prefer_vector_width": 512}
+
+
+def test_what_bfloat16_gets_where_there_is_no_library(table):
+    """Fails if the value for that case is not set, is set in float32 programs, or against a change: leave out `if bfloat16`."""
+    table(xla_cpu_prefer_vector_width=Option(512, "a reason", "a source", call="__no_such_library", without=256),
+          xla_cpu_enable_fast_math=Option(False, "a reason", "a source", call="__no_such_library", float32=True))
+    assert compiler.options() == {"xla_cpu_prefer_vector_width": 256}
+    assert compiler.options(bfloat16=False, flops=compiler.HEAVY) == compiler.options(("xla_cpu_prefer_vector_width=default",)) == {}
+    assert compiler.options(("xla_cpu_prefer_vector_width=128",)) == {"xla_cpu_prefer_vector_width": 128}
+    table(xla_cpu_prefer_vector_width=Option(512, "a reason", "a source", call="dot(", without=256))
     assert compiler.options() == {"xla_cpu_prefer_vector_width": 512}
 
 
