@@ -40,7 +40,7 @@ class Option:
     call: str = ""
     # Of those, what float32 programs get too where they are heavy: its gain then outweighs being compiled anew.
     float32: bool = False
-    # What bfloat16 programs get where there is no such library.
+    # The value where there is no such library, which serves the same programs.
     without: Value | None = None
 
 
@@ -100,12 +100,7 @@ def options(changes: Iterable[str] = (), bfloat16: bool = True, flops: float = 0
             table.pop(name, None)
             asked[name] = value
     # Whether a library is there is asked under the whole table: it shows in a bfloat16 product.
-    usable = _usable(place.platform(), tuple(table.items()))
-    found = {name: value for name, value in usable.items() if serves(table[name])}
-    if bfloat16:
-        others = {name: dataclasses.replace(option, value=option.without, call="") for name, option in table.items()
-                  if name not in usable and option.without is not None}
-        found |= _usable(place.platform(), tuple(others.items()))
+    found = {name: value for name, value in _usable(place.platform(), tuple(table.items())).items() if serves(table[name])}
     if asked:
         try:
             _compiled({**found, **asked})
@@ -148,7 +143,10 @@ def _usable(kind: str, table: tuple[tuple[str, Option], ...]) -> dict[str, Value
             del left[unknown]
             say(f"jaxlib {jax.lib.__version__} does not take the compiler option {unknown}: left out ({_reason(error)})")
     absent = [name for name, option in left.items() if option.call and option.call not in text]
-    return {name: value for name, value in values().items() if name not in absent}
+    if not absent:
+        return values()
+    others = {name: dataclasses.replace(option, value=option.without, call="") if name in absent else option for name, option in left.items()}
+    return _usable(kind, tuple((name, option) for name, option in others.items() if option.value is not None))
 
 
 # Whether the program being traced will be compiled with oneDNN's products.
