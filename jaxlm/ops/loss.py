@@ -89,7 +89,7 @@ def _chunk(form, table, bias, soft_cap, z_loss, label_smoothing, hidden, targets
             logits = soft_cap * jnp.tanh(logits / soft_cap)
     with jax.named_scope("cross_entropy"):
         if form in ("cpu", "library"):
-            log_z, target = vocab.statistics(hidden.dtype == jnp.bfloat16, logits, targets)
+            log_z, target = vocab.statistics(logits, targets)
             right = vocab.leads(logits, targets, target)
         else:
             # A compare with an iota and not a gather: where the vocabulary is split, each device looks at its own part.

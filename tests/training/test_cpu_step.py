@@ -38,17 +38,27 @@ CALL = r"custom-call\(.*custom_call_target=\"__onednn\$matmul\""
 LIBRARIES = ("__onednn$", "__ynn_fusion", "__xnn_fusion")
 
 
-def loose_products(text: str) -> list[str]:
-    """The dots of a compiled program that no library computes: the compiler's own loops run them, 3 to 30 times slower."""
-    taken = {name for line in text.splitlines() if any(library in line for library in LIBRARIES)
-             for name in re.findall(r"calls=%?([\w.\-]+)", line)}
+def operations(text: str, pattern: str, taken: bool) -> list[str]:
+    """The lines of a compiled program that the pattern is found in, of what libraries compute or of all else."""
+    libraries = {name for line in text.splitlines() if any(library in line for library in LIBRARIES)
+                 for name in re.findall(r"calls=%?([\w.\-]+)", line)}
     out, inside = [], ""
     for line in text.splitlines():
         if head := re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line):
             inside = head[1]
-        elif re.search(r"= \S+ dot\(", line) and inside not in taken:
+        elif re.search(pattern, line) and (inside in libraries) == taken:
             out.append(line.strip()[:400])
     return out
+
+
+def loose_products(text: str) -> list[str]:
+    """The dots that no library computes: the compiler's own loops run them, 3 to 30 times slower."""
+    return operations(text, r"= \S+ dot\(", taken=False)
+
+
+def hidden_rows(text: str) -> list[str]:
+    """Exponentials of logits that a library makes on the way to their sum, and keeps in memory of its own."""
+    return operations(text, rf"= f32\[{ROWS * LENGTH},\d+\]\S* exponential\(", taken=True)
 
 
 def wide_calls(text: str) -> list[bool]:
@@ -73,7 +83,7 @@ def measure(family: str, dtype: str) -> dict:
         program = steps.compile_step(made, target, batch, layout.replicated, options)
         text, memory = program.as_text(), program.memory_analysis()
         state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(target))
-        return {"family": family, "dtype": dtype, "options": options, "loose": loose_products(text),
+        return {"family": family, "dtype": dtype, "options": options, "loose": loose_products(text), "hidden": hidden_rows(text),
                 "state": state, "donated": memory.alias_size_in_bytes, "working": memory.temp_size_in_bytes,
                 "calls": len(re.findall(CALL, text)), "wide": wide_calls(text)}
 
@@ -232,9 +242,10 @@ def test_float32_of_bfloat16_is_exact():
 def test_what_a_step_takes_of_memory(family, dtype):
     """The state is updated in place, and of a token a layer keeps 28 numbers of its width and three rows of attention.
 
-    Fails without donate_argnums in compile_step, and if what activations are made of is kept: again=False in layers/mlp.py.
+    Fails without donate_argnums in compile_step, if what activations are made of is kept (again=False in layers/mlp.py), and if a
+    library keeps all exponentials of logits, which `memory_analysis` does not count: without the barrier in ops/vocab.py, in float32.
     """
     row = report()[family, dtype]
-    assert row["donated"] == row["state"]
+    assert row["donated"] == row["state"] and row["hidden"] == []
     number, tokens = 2 if dtype == "bfloat16" and ONEDNN in row["options"] else 4, ROWS * LENGTH
     assert row["working"] <= number * tokens * LAYERS * (28 * 256 + 3 * 4 * LENGTH // 2) + 3 * 4 * tokens * VOCAB, row
