@@ -22,7 +22,7 @@ from jaxlm.core.types import TrainState
 from jaxlm.data import sampler
 from jaxlm.data.tokenizers import tokenizer as tokenizers
 from jaxlm.parallel import place
-from jaxlm.training import flight, loop, metrics, step
+from jaxlm.training import flight, loop, metrics, packed, step
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("at", 0, "The step to replay; 1 is the first.")
@@ -94,11 +94,11 @@ def again(run: experiments.Experiment, drawn: sampler.Sampler, state: TrainState
     compiled, closely, look = None, records.look(run), {}
     with run.batches(drawn, begin, at) as source:
         for number, batch in enumerate(progress(run.put(source, drawn.batch_size), "replay", at - begin, "steps"), begin + 1):
-            compiled = compiled or step.compile_step(update, state, batch, run.layout.replicated, run.compiler_options)
+            compiled = compiled or step.compile_step(packed.packing(update), state, batch, run.layout.replicated, run.compiler_options)
             if number == at and FLAGS.look:
                 look = closely(state, at, batch)  # the step itself consumes the state
             state, measured = compiled(state, batch)
-            measured = jax.device_get(measured)
+            measured = packed.read(measured)
             if number > previous:
                 window.add(measured)
     return window.read(), metrics.figures(measured["means"], measured), look

@@ -20,7 +20,7 @@ from jaxlm.core.log import count, say
 from jaxlm.core.types import TrainState
 from jaxlm.data import sampler
 from jaxlm.parallel import place, processes
-from jaxlm.training import flops, loop, metrics, step
+from jaxlm.training import flops, loop, metrics, packed, step
 from jaxlm.training.stop import Stop
 
 FLAGS = flags.FLAGS
@@ -105,7 +105,7 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
         per_step = 3 * flops.count(lambda p, b: run.loss(p, b, None)[0], run.target.params, batch)
         rates = loop.Rates(batch["tokens"].size, per_step, peak * jax.device_count())
         update = step.make_step(run.learner, run.objective, run.tx, run.schedule, run.trainable, train.accumulate)
-        compiled = step.compile_step(update, state, batch, run.layout.replicated, run.compiler_options)
+        compiled = step.compile_step(packed.packing(update), state, batch, run.layout.replicated, run.compiler_options)
         with stop.between_steps():
             state = loop.train(
                 state, compiled, itertools.chain([batch], put), train, rates, start=begin, write=record.write, save=save_whole,

@@ -14,6 +14,7 @@ from jaxlm.core.log import Progress, count, say
 from jaxlm.core.types import Batch, Mean, TrainState
 from jaxlm.parallel import compiler
 from jaxlm.training import metrics as metrics_file
+from jaxlm.training import packed
 from jaxlm.training.stop import Interrupted, Stop
 
 
@@ -84,7 +85,7 @@ class Event:
 
 def train(
     state: TrainState,
-    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]],
+    step: Callable[[TrainState, Batch], tuple[TrainState, packed.Packed]],
     batches: Iterator[Batch],
     config: Config,
     rates: Rates,
@@ -100,13 +101,14 @@ def train(
 ) -> TrainState:
     """Runs updates start + 1 to config.steps and returns the last state.
 
-    write(step, values) records; save(step, state) writes a checkpoint and waits until it is whole; waited() is the
-    seconds spent waiting for data so far; stop is asked after every step and event; watch(step, metrics, state) sees every step's metrics on the host, with the
-    state after the newest dispatched step, which it must not keep. Raises UserError after max_skipped non-finite steps in a row and
+    step(state, batch) gives its metrics packed; write(step, values) records; save(step, state) writes a checkpoint and waits until
+    it is whole; waited() is the seconds spent waiting for data so far; stop is asked after every step and event; watch(step,
+    metrics, state) sees every step's metrics on the host, with the state after the newest dispatched step, which it must not
+    keep. Raises UserError after max_skipped non-finite steps in a row and
     Interrupted after a signal, both once the state is saved.
     """
     window = Window(rates, waited)
-    pending: tuple[int, dict[str, Any]] | None = None
+    pending: tuple[int, packed.Packed] | None = None
     allocator.give_back()  # what reading weights and compiling took
     with Progress(config.steps, "train", "steps", start=start) as bar:
 
@@ -114,7 +116,7 @@ def train(
             """Takes in the metrics of the last dispatched step; returns why the run must stop, or ''."""
             if pending is None:
                 return ""
-            number, metrics = pending[0], jax.device_get(pending[1])
+            number, metrics = pending[0], packed.read(pending[1])
             window.add(metrics)
             began = time.monotonic()
             watch(number, metrics, state)

@@ -13,7 +13,7 @@ from jaxlm.core.types import Mean, Objective, Outputs, TrainState
 from jaxlm.core.errors import UserError
 from jaxlm.models import llama
 from jaxlm.parallel import mesh, place, rules
-from jaxlm.training import flops, loop, state, step, stop
+from jaxlm.training import flops, loop, packed, state, step, stop
 from jaxlm.training.evaluate import summary
 
 
@@ -151,7 +151,7 @@ def test_the_loop_stops_after_too_many_bad_steps():
     written, saved = [], []
     config = loop.Config(steps=20, max_skipped=3, log_every=1)
     with pytest.raises(UserError, match="3 steps in a row were not finite, the last is step 5.*state after step"):
-        loop.train(start, run, (batch(bad=i > 1) for i in range(20)), config, loop.Rates(1, 1.0, 1.0), start=0,
+        loop.train(start, jax.jit(packed.packing(run)), (batch(bad=i > 1) for i in range(20)), config, loop.Rates(1, 1.0, 1.0), start=0,
                    write=lambda n, v: written.append((n, v)), events=(), save=lambda n, s: saved.append((n, s)),
                    waited=lambda: 0.0, profile_dir="", stop=stop.Stop())
     (number, state_saved), = saved
@@ -163,7 +163,7 @@ def test_the_loop_writes_rows_means_and_events():
     run, start = build()
     written, events = [], []
     config = dataclasses.replace(loop.Config(), steps=7, log_every=3)
-    end = loop.train(start, run, (batch() for _ in range(7)), config, loop.Rates(6, 1.0, 1.0), start=0,
+    end = loop.train(start, jax.jit(packed.packing(run)), (batch() for _ in range(7)), config, loop.Rates(6, 1.0, 1.0), start=0,
                      write=lambda n, v: written.append((n, v)), events=(loop.Event(5, lambda n, s: events.append(n)),),
                      save=lambda n, s: None, waited=lambda: 0.0, profile_dir="", stop=stop.Stop())
     assert int(end.step) == 7 and events == [5, 7]
