@@ -10,7 +10,7 @@ from benchmarks import summary, tables
 
 def main(paths: list[str]) -> None:
     documents = [json.loads(pathlib.Path(path).read_text()) for path in paths if path != "--short"]
-    lines = [line for part in summary.SUMMARIES.values() for line in part(documents)] if "--short" in paths else map(text, documents)
+    lines = [line for part in dict.fromkeys(summary.SUMMARIES.values()) for line in part(documents)] if "--short" in paths else map(text, documents)
     print("\n".join(lines))
 
 

@@ -145,8 +145,8 @@ def growths(documents: list[dict]) -> list[str]:
     return out
 
 
-# By how their files in results/ begin.
+# By how their files in results/ begin; amd is a second machine, without AMX.
 SUMMARIES: dict[str, Callable[[list[dict]], list[str]]] = {
-    "cpu_train": steps, "cpu_decode": streams, "cpu_speculative": drafts, "cpu_memory": peaks, "cpu_input": pipelines,
-    "cpu_checkpoint": saves, "cpu_compile": starts, "cpu_growth": growths,
+    "cpu_train": steps, "amd_train": steps, "cpu_memory": peaks, "cpu_decode": streams, "cpu_speculative": drafts,
+    "cpu_input": pipelines, "cpu_checkpoint": saves, "cpu_compile": starts, "cpu_growth": growths,
 }
