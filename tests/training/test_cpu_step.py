@@ -246,6 +246,8 @@ def test_what_a_step_takes_of_memory(family, dtype):
     library keeps all exponentials of logits, which `memory_analysis` does not count: without the barrier in ops/vocab.py, in float32.
     """
     row = report()[family, dtype]
-    assert row["donated"] == row["state"] and row["hidden"] == []
+    assert row["donated"] == row["state"]
+    # Where there is no oneDNN, YNNPACK takes a fold too, of an eighth of the exponentials.
+    assert row["hidden"] == [] or ONEDNN not in row["options"], row["hidden"]
     number, tokens = 2 if dtype == "bfloat16" and ONEDNN in row["options"] else 4, ROWS * LENGTH
     assert row["working"] <= number * tokens * LAYERS * (28 * 256 + 3 * 4 * LENGTH // 2) + 3 * 4 * tokens * VOCAB, row
