@@ -6,6 +6,7 @@ converted are then written and read again. Here a row is first folded into an ei
 and computed along with what makes the operand (1024 rows of 50257 with both products of the head, two cores with AMX,
 bfloat16: 602 -> 332 ms with `dense.wide`, and 489 -> 283 MB). In a float32 program YNNPACK would sum the exponentials, and keep
 them all in memory of its own, which no analysis of the program shows (1024 rows of 50304: 83 ms and 206 MB, folded 8.5 and 26).
+jaxlib 0.10 drops the barrier that keeps it from that, and is still quicker with the fold (121 ms and 79, 206 MB both times).
 
 Letters: R rows, V ids.
 """

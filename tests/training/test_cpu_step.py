@@ -247,7 +247,7 @@ def test_what_a_step_takes_of_memory(family, dtype):
     """
     row = report()[family, dtype]
     assert row["donated"] == row["state"]
-    # Where there is no oneDNN, YNNPACK takes a fold too, of an eighth of the exponentials.
+    # jaxlib 0.10, which has no oneDNN, drops the barrier: YNNPACK takes the fold, for which the logits are copied out in parts.
     assert row["hidden"] == [] or ONEDNN not in row["options"], row["hidden"]
     number, tokens = 2 if dtype == "bfloat16" and ONEDNN in row["options"] else 4, ROWS * LENGTH
     assert row["working"] <= number * tokens * LAYERS * (28 * 256 + 3 * 4 * LENGTH // 2) + 3 * 4 * tokens * VOCAB, row
