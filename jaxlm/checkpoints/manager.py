@@ -18,14 +18,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from jaxlm.checkpoints import folder
 from jaxlm.checkpoints.digest import digests
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.core.log import say
 from jaxlm.core.types import Array
 
-_UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax's mark on a step being written
-_DROPPED = ".dropped"  # ours on a step being deleted
 _SET_ASIDE = "set_aside"  # folder of steps that a run has left behind
 
 
@@ -89,13 +88,10 @@ class Checkpoints:
         self._open()
 
     def _open(self) -> None:
+        """Open Orbax's manager, then delete what was left unfinished. UserError when either cannot be done."""
         try:
             if self.writing:
                 self.path.mkdir(parents=True, exist_ok=True)
-                if jax.process_index() == 0:
-                    for item in self.path.iterdir():
-                        if _UNFINISHED in item.name or item.name.endswith(_DROPPED):
-                            item.rmtree()
             self._manager = ocp.CheckpointManager(
                 self.path.resolve(),
                 # Compression costs 2 to 3 CPU seconds a GB and saves 8 % of trained weights.
@@ -107,6 +103,8 @@ class Checkpoints:
                     preservation_policy=checkpoint_managers.preservation_policy.PreserveAll(),
                 ),
             )
+            if self.writing and jax.process_index() == 0:
+                folder.sweep(self.path)
         except OSError as error:
             raise UserError(f"cannot keep checkpoints in {self.path}: {error}") from error
 
@@ -229,7 +227,10 @@ class Checkpoints:
             self._manager.close()
         except Exception as again:  # the same failure, told a second time by Orbax
             say(f"closing after the failed save of step {step}: {again}")
-        self._open()
+        try:
+            self._open()
+        except UserError as stays:
+            say(f"after the failed save of step {step}: {stays}")
         kept = self.steps()
         before = f"Those before it are intact, the newest is {kept[-1]}" if kept else "There is none before it"
         return UserError(f"checkpoint {step} could not be written to {self.path}: {_first_line(error)}. {before}")
@@ -251,14 +252,14 @@ class Checkpoints:
         steps = self.steps()
         keep = {*self.pinned, *steps[-self.config.latest:], *self._ranked()[:self.config.best]}
         keep |= {s for s in steps if self.config.keep_every and s % self.config.keep_every == 0}
-        self._move({s: self.path / f"{s}{_DROPPED}" for s in steps if s not in keep}, delete=True)
+        self._move({s: folder.dropped(self.path / str(s)) for s in steps if s not in keep}, delete=True)
 
     def _set_aside(self, steps: list[int]) -> None:
         targets = {}
-        folder = self.path / _SET_ASIDE
-        before = len(list(folder.iterdir())) if steps and folder.exists() else 0
+        aside = self.path / _SET_ASIDE
+        before = len(list(aside.iterdir())) if steps and aside.exists() else 0
         for step in steps:
-            targets[step] = folder / f"{step}-{before}"
+            targets[step] = aside / f"{step}-{before}"
             if jax.process_index() == 0:
                 say(f"checkpoint {step} belongs to a history that this run has left: moved to {targets[step]}")
         self._move(targets, delete=False)
