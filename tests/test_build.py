@@ -47,6 +47,17 @@ def test_every_problem_is_reported_at_once():
         assert part in str(caught.value), part
 
 
+def test_chunks_of_split_positions():
+    """Fails if chunks are checked against the length alone: 64 positions in 16 chunks are 4 each, on devices that hold 8 parts."""
+    config = page()
+    config.rules, config.mesh.data, config.mesh.seq, config.train.batch_size = "fsdp_seq", 1, 8, 8
+    config.data.seq_len, config.model.max_len, config.objective.chunks = 64, 64, 16
+    with pytest.raises(UserError, match="objective.chunks is 16: a chunk's 4 positions do not divide over the 8 parts"):
+        build.validate(config, devices=8)
+    config.objective.chunks = 8
+    build.validate(config, devices=8)
+
+
 @pytest.mark.parametrize("section,field,value", [("train", "steps", True), ("train", "steps", "3"), ("model", "scan", 1),
                                                  ("optimizer", "lr", "x"), ("source", "include", "a"), ("train", "steps", None)])
 def test_types_are_checked(section, field, value):

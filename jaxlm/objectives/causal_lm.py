@@ -41,7 +41,7 @@ def build(config: Config, vocabulary: Vocabulary | None = None) -> Objective:
         means = losses.cross_entropy(
             outputs.hidden, outputs.table, batch["targets"], batch["weights"], bias=outputs.bias,
             soft_cap=outputs.soft_cap, z_loss=config.z_loss, label_smoothing=config.label_smoothing,
-            chunks=config.chunks, form=logits.form())
+            chunks=config.chunks, form=logits.form(), own=logits.own)
         return {name: mean for name, mean in means.items() if name != "z_loss" or config.z_loss}
 
     return Objective(prepare, loss)

@@ -1,5 +1,6 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""The formulation of a loss over the vocabulary that suits the program being traced."""
+"""The formulation of a loss over the vocabulary that suits the program being traced, and the layout."""
+from jaxlm.core.types import Array
 from jaxlm.parallel import compiler, place
 
 
@@ -10,3 +11,9 @@ def form() -> str:
     if place.platform() != "cpu" or not place.alone():
         return "flat"
     return "library" if compiler.library() else "cpu"
+
+
+def own(x: Array) -> Array:
+    """Table or bias [V, ...] as `cross_entropy` takes it in chunks: [parts of rows, parts of positions, V, ...]."""
+    axes = ("act_vocab", *(None,) * (x.ndim - 1))
+    return place.copies(place.copies(x, "seq", *axes), "batch", "seq", *axes)

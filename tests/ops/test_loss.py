@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from jaxlm.ops import vocab
 from jaxlm.ops.loss import cross_entropy
@@ -96,7 +97,8 @@ def test_statistics_of_rows(size):
 
 
 def test_one_chunk_of_logits_lives_at_a_time():
-    """Memory of the compiled gradient falls with the chunks. Fails if the chunk is not rematerialised."""
+    """Memory of the compiled gradient falls with the chunks. Fails if a chunk's logits are kept for the backward pass:
+    `_chunked.fun` for `_chunked` in cross_entropy."""
     hidden, table = jnp.zeros((4, 64, 8)), jnp.zeros((4096, 8))
     targets, weights = jnp.zeros((4, 64), jnp.int32), jnp.ones((4, 64))
     f = lambda h, t, chunks: cross_entropy(h, t, targets, weights, chunks=chunks)["loss"].value
@@ -109,6 +111,63 @@ def test_one_chunk_of_logits_lives_at_a_time():
         for chunks in (1, 8)
     }
     assert temp[8] < temp[1] / 3, temp
+
+
+def products(f, *arguments) -> list[tuple[int, ...]]:
+    """The shapes of what matrix products give, wherever in the program of f they stand."""
+    found = []
+
+    def look(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "dot_general":
+                found.append(eqn.outvars[0].aval.shape)
+            for inner in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    look(getattr(inner, "jaxpr", inner))
+
+    look(jax.make_jaxpr(f)(*arguments).jaxpr)
+    return found
+
+
+def test_nothing_is_computed_twice():
+    """Of a chunk: logits, the gradient of features, that of the table; and no product for what is frozen. Fails if chunks are
+    made again: `_chunked.fun` for `_chunked` in cross_entropy, under jax.checkpoint (four)."""
+    f = lambda h, t: cross_entropy(h, t, TARGETS, WEIGHTS, chunks=3, **FULL)["loss"].value
+    logits, features, table = (B * L // 3, V), (B * L // 3, D), (V, D)
+    assert sorted(products(jax.grad(f, argnums=(0, 1)), HIDDEN, TABLE)) == sorted([logits, features, table])
+    # Both gradients of the projection are written in one function: the compiler drops the one that nobody uses.
+    frozen = jax.jit(jax.grad(f)).lower(HIDDEN, TABLE).compile().as_text()
+    assert f"f32[{V},{D}]" not in "".join(line.partition(" = ")[2].partition("(")[0] for line in frozen.splitlines() if " dot(" in line)
+    assert products(f, HIDDEN, TABLE) == [logits]
+
+
+@pytest.mark.parametrize("around", [jax.jit, jax.checkpoint, lambda f: lambda *x: lax.scan(lambda _, i: (None, f(*x)), None, jnp.arange(2))[1].sum() / 2])
+def test_only_the_loss_of_chunks_has_a_gradient(around):
+    """Fails if another's gradient is silently zero: drop the check in `_chunked_backward`. What surrounds it changes nothing."""
+    def f(h, t, names):
+        found = cross_entropy(h, t, TARGETS, WEIGHTS, chunks=3, **FULL)
+        return sum(found[name].value for name in names)
+
+    got = jax.grad(around(lambda h, t: f(h, t, ["loss"])), argnums=(0, 1))(HIDDEN, TABLE)
+    want = jax.grad(lambda h, t: cross_entropy(h, t, TARGETS, WEIGHTS, **FULL)["loss"].value, argnums=(0, 1))(HIDDEN, TABLE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, want)
+    for name in ("nll", "z_loss"):
+        with pytest.raises(ValueError, match=f"only 'loss' has a gradient, and {name} was to have one"):
+            jax.grad(around(lambda h, t: f(h, t, ["loss", name])))(HIDDEN, TABLE)
+
+
+@pytest.mark.parametrize("form", ["flat", "apart"])
+@pytest.mark.parametrize("p, q", [(2, 1), (1, 2), (2, 3)])
+def test_parts_with_gradients_of_their_own(form, p, q):
+    """Rows and positions in parts: the same sums and gradients, to 2e-6. Fails if `_parts` takes the first part for all."""
+    def f(h, t, b, w, **how):
+        sums = cross_entropy(h, t, jnp.tile(TARGETS, (1, 2)), w, bias=b, form=form, **how, **FULL)
+        return 2.5 * sums["loss"].total, {name: mean.total for name, mean in sums.items()}
+
+    arguments = jnp.tile(HIDDEN, (1, 2, 1)) * jnp.linspace(0.5, 1.5, 2 * L)[None, :, None], TABLE, BIAS, jnp.tile(WEIGHTS, (1, 2))
+    own = lambda x: jnp.broadcast_to(x, (p, q, *x.shape))
+    both = [jax.value_and_grad(f, argnums=(0, 1, 2, 3), has_aux=True)(*arguments, **how) for how in ({}, {"chunks": 2, "own": own})]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), *both)
 
 
 def test_accuracy_counts_the_first_of_equals():
@@ -134,3 +193,5 @@ def test_split_vocabulary():
 def test_indivisible_length_raises():
     with pytest.raises(ValueError, match="6 cannot be cut into 4 chunks"):
         cross_entropy(HIDDEN, TABLE, TARGETS, WEIGHTS, chunks=4)
+    with pytest.raises(ValueError, match="2 rows and 2 positions of a chunk cannot be computed in 1 x 4 parts"):
+        cross_entropy(HIDDEN, TABLE, TARGETS, WEIGHTS, chunks=3, own=lambda x: jnp.broadcast_to(x, (1, 4, *x.shape)))
