@@ -30,7 +30,7 @@ class RelativeBias(nnx.Module):
             found = relative.buckets(k[:, None, :] - q[:, :, None], *self.form)
             rows = gathered(self.table.get_value(), (None, "heads")).astype(jnp.float32)
             if found.shape[0] == 1:
-                bias = jnp.take(copies(rows, "batch", None, "act_heads"), found[0], axis=1)
+                bias = jnp.take(copies(rows, ("batch",), (None, "act_heads"), (None, "heads")), found[0], axis=1)
             else:
                 bias = jnp.take(rows, found, axis=0)
             return constrain(bias.transpose(0, 3, 1, 2), "batch", "act_heads", "seq", None)

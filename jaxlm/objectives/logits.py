@@ -15,5 +15,5 @@ def form() -> str:
 
 def own(x: Array) -> Array:
     """Table or bias [V, ...] as `cross_entropy` takes it in chunks: [parts of rows, parts of positions, V, ...]."""
-    axes = ("act_vocab", *(None,) * (x.ndim - 1))
-    return place.copies(place.copies(x, "seq", *axes), "batch", "seq", *axes)
+    acts, stored = ("act_vocab", None), ("vocab", "embed")
+    return place.copies(x, ("batch", "seq"), acts[:x.ndim], stored[:x.ndim])

@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -89,12 +90,41 @@ def splits(axis: str) -> bool:
     return parts(axis) > 1
 
 
-def copies(x: Array, axis: str, *axes: str | None) -> Array:
-    """[parts, *x.shape]: x, itself split as `axes` say, once for each part that the layout in force splits `axis` into.
+def copies(x: Array, split: tuple[str, ...], axes: tuple[str | None, ...], stored: tuple[str | None, ...]) -> Array:
+    """[*parts, *x.shape]: x, itself split as `axes` say, once for each part that the layout in force splits the axes `split` into.
 
-    Each part's gradient stays where it is, however often it is added to, until that of all parts is summed.
+    Each part's gradient stays where it is, however often it is added to. That of all parts is summed once, to how x is `stored`.
     """
-    return constrain(jnp.broadcast_to(x, (parts(axis), *x.shape)), axis, *axes)
+    if alone():
+        return x.reshape((1,) * len(split) + x.shape)
+    return _copies(active(), split, axes, stored, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _copies(layout: Layout, split: tuple, axes: tuple, stored: tuple, x: Array) -> Array:
+    return constrain(jnp.broadcast_to(x, (*map(parts, split), *x.shape)), *split, *axes)
+
+
+def _sum_copies(layout: Layout, split: tuple, axes: tuple, stored: tuple, _: None, d: Array) -> tuple[Array]:
+    names = lambda *wanted: [() if e is None else (e,) if isinstance(e, str) else e for e in layout.rules.spec(wanted)]
+    over = sum(names(*split), ())
+    scatter = [tuple(name for name in entry if name in over) for entry in names(*stored)]
+    rest = tuple(name for name in over if name not in sum(scatter, ()))
+
+    def one(mine: Array) -> Array:
+        # Said here, because XLA makes a whole gradient on every device of it: an all-reduce, and then a slice.
+        mine = mine.reshape(mine.shape[len(split):])
+        for dimension, entry in enumerate(scatter):
+            if entry:
+                mine = jax.lax.psum_scatter(mine, entry, scatter_dimension=dimension, tiled=True)
+        return jax.lax.psum(mine, rest) if rest else mine
+
+    out = PartitionSpec(*((*first, *more) or None for first, more in zip(names(*axes), scatter, strict=True)))
+    summed = jax.shard_map(one, mesh=layout.mesh, in_specs=layout.rules.spec((*split, *axes)), out_specs=out)(d)
+    return (constrain(summed, *stored),)
+
+
+_copies.defvjp(lambda layout, split, axes, stored, x: (_copies(layout, split, axes, stored, x), None), _sum_copies)
 
 
 def move(x: Array, here: tuple[str | None, ...], there: tuple[str | None, ...]) -> Array:

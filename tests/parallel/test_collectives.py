@@ -131,13 +131,14 @@ EXPECTED = {
        for rule, counts in SOURCED.items()},
 }
 
-# The loss in three chunks: as in one, nothing of the table's size moves in a chunk. What halves of the vocabulary hand back to a chunk's
-# features is summed in each (it has no size of positions here), and outside only the lookup.
+# The loss in three chunks: nothing of the table's size moves in a chunk. Its gradient is scattered within fsdp and then summed across
+# data (with fsdp_seq, seq). What halves of the vocabulary hand back to a chunk's features is summed in each (it has no size of
+# positions here), and outside only the lookup.
 CHUNKED = {
     "dp": LLAMA["dp"],
-    "fsdp_seq": LLAMA["fsdp_seq"],
-    "fsdp_tp": {**LLAMA["fsdp_tp"], ("all-reduce", "weight", "backward"): 15, ("all-reduce", "weight", "outside"): 2,
-                ("all-reduce", "activation", "outside"): 1},
+    "fsdp_seq": {**LLAMA["fsdp_seq"], ("reduce-scatter", "weight", "outside"): 1, ("all-reduce", "weight", "outside"): 3},
+    "fsdp_tp": {**LLAMA["fsdp_tp"], ("reduce-scatter", "weight", "outside"): 1, ("all-reduce", "weight", "outside"): 2,
+                ("all-reduce", "weight", "backward"): 15, ("all-reduce", "activation", "outside"): 1},
 }
 
 

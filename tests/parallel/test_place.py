@@ -100,3 +100,31 @@ def test_what_is_gathered_comes_back_in_parts():
         grad = jax.jit(lambda x: jax.grad(lambda x: (place.move(x, ("batch", "seq"), ("batch", None)) ** 2).sum())(x))(x)
         assert {s.data.shape for s in grad.addressable_shards} == {(1, 3)}
         np.testing.assert_array_equal(grad, 2 * np.ones((4, 6)))
+
+
+@pytest.mark.parametrize("table, sizes", [
+    (rules.find("fsdp_tp"), {"data": 2, "fsdp": 2, "tensor": 2}),
+    (rules.find("fsdp_seq"), {"data": 2, "fsdp": 2, "seq": 2}),
+    (rules.Rules("stored", {"vocab": ("tensor",), "embed": ("fsdp",)}, {"batch": ("data", "fsdp")}), {"data": 2, "fsdp": 2, "tensor": 2}),
+    (rules.Rules("within", {"vocab": ("fsdp", "tensor")}, {"batch": ("data", "fsdp"), "act_vocab": ("tensor",)}), {"data": 2, "fsdp": 2, "tensor": 2}),
+    (rules.Rules("twice", {"embed": ("fsdp", "data")}, {"batch": ("data", "fsdp")}), {"data": 2, "fsdp": 4}),
+], ids=lambda x: getattr(x, "name", ""))
+def test_copies_have_gradients_of_their_own(table, sizes):
+    """One copy a part; their gradients are summed exactly and lie as what was copied is stored, however that is split. Fails if a
+    gradient is scattered over one axis only (`entry[:1]` in _sum_copies), parts that store whole numbers are not summed (no psum), or
+    what only storage splits is left whole (no constrain)."""
+    layout = place.Layout(mesh.make(mesh.Config(**{"data": 1, **sizes})), table)
+    x = jnp.arange(16.0 * 8).reshape(16, 8)
+    with place.use(layout):
+        shape = place.parts("batch"), place.parts("seq")
+        weight = jnp.arange(1.0, 1 + shape[0] * shape[1]).reshape(*shape, 1, 1)
+        stored = layout.sharding("vocab", "embed")
+
+        def f(x):
+            out = place.copies(x, ("batch", "seq"), ("act_vocab", None), ("vocab", "embed"))
+            return jnp.sum(weight * jnp.square(out)), out
+
+        (_, out), grad = jax.jit(jax.value_and_grad(f, has_aux=True))(jax.device_put(x, stored))
+    np.testing.assert_array_equal(out, np.broadcast_to(x, (*shape, 16, 8)))
+    np.testing.assert_array_equal(grad, 2 * x * jnp.sum(weight))
+    assert grad.sharding.is_equivalent_to(stored, 2)
