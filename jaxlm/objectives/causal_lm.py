@@ -17,7 +17,7 @@ class Config:
 
     z_loss: float = 0.0  # weight of log(Z)^2 (Chowdhery et al. 2022, section 5)
     label_smoothing: float = 0.0  # share of the target's probability spread evenly (Szegedy et al. 2016)
-    chunks: int = 1  # parts of the sequence whose logits exist at a time; more saves memory
+    chunks: int = 1  # parts of the sequence whose logits exist at a time; more saves memory, and computes nothing twice
 
     causal: ClassVar[bool] = True  # of models that see only what came before
     packings: ClassVar[tuple[str, ...]] = ("windows", "pack", "stream")  # values of data.packing that it takes
