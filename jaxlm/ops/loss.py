@@ -24,6 +24,7 @@ FORMS = ("flat", "apart", "cpu", "library")
 # memory (1024 x 768 by a table of 50257, 50304 and 50688 on two cores with AMX: 104, 72 and 46 ms; of 30522 and 30720: 63, 26).
 _COLUMNS = 512
 
+
 def cross_entropy(
     hidden: Array,
     table: Array,
@@ -72,8 +73,8 @@ def cross_entropy(
     if chunks == 1:
         sums = _chunk(terms, cut, whole)
     else:
-        parts = (chunks, length // chunks) if form != "apart" else (length // chunks, chunks)
-        cut = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], *parts, *x.shape[2:]), parts.index(chunks) + 1, 0), cut)
+        at, sizes = (2, (length // chunks, chunks)) if form == "apart" else (1, (chunks, length // chunks))
+        cut = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(x.shape[0], *sizes, *x.shape[2:]), at, 0), cut)
         whole = jax.tree.map(own or (lambda x: x[None, None]), whole)
         p, q = whole["table"].shape[:2]
         if hidden.shape[0] % p or length // chunks % q:
