@@ -3,7 +3,7 @@
 
 jaxlm train --config=configs/llama_8b.py --config.source.path=my_texts/ --config.tokenizer.path=tokenizer.json \
     --workdir=runs/llama_8b
-Plan without hardware: jaxlm inspect --config=configs/llama_8b.py --devices=64
+Plan without hardware: jaxlm inspect --config=configs/llama_8b.py --config.source.path=my_texts/ --devices=64
 Published shape: Llama 3 (Dubey et al. 2024), table 3.
 """
 from jaxlm import build

@@ -3,7 +3,8 @@
 
 jaxlm train --config=configs/mixtral_8x7b.py --config.source.path=my_texts/ --config.tokenizer.path=tokenizer.json \
     --workdir=runs/mixtral_8x7b
-Plan without hardware: jaxlm inspect --config=configs/mixtral_8x7b.py --devices=64 (46.7B parameters, 12.9B of them active)
+Plan without hardware: jaxlm inspect --config=configs/mixtral_8x7b.py --config.source.path=my_texts/ --devices=64
+(46.7B parameters, 12.9B of them active)
 Published shape and balance coefficient: Mixtral of Experts (Jiang et al. 2024), table 1, and its config.json. How it was
 trained was not published: optimizer and schedule are those of configs/llama_8b.py.
 """
