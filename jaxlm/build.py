@@ -211,7 +211,7 @@ def _cross(config: ConfigDict, values: dict[str, Any], devices: int) -> list[str
                 out.append(f"data.{name} is {length}: it does not divide over the {found.parts('seq', sizes)} parts into "
                            f"which rules '{found.name}' split a row; use a multiple")
         pieces, chunks = found.parts("seq", sizes), getattr(objective, "chunks", 1)
-        if chunks > 1 and pieces > 1 and not data.seq_len % chunks and data.seq_len // chunks % pieces:
+        if chunks > 1 and not data.seq_len % chunks and data.seq_len // chunks % pieces:
             out.append(f"objective.chunks is {chunks}: a chunk's {data.seq_len // chunks} positions do not divide over the {pieces} "
                        f"parts into which rules '{found.name}' split a row; choose fewer, or 1")
     return out

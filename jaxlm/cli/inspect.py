@@ -14,7 +14,7 @@ from jaxlm.core.log import count, size
 from jaxlm.core.types import Vocabulary
 from jaxlm.data import corpus
 from jaxlm.optim import optimizers, schedules
-from jaxlm.parallel import mesh, place
+from jaxlm.parallel import mesh, place, rules
 from jaxlm.training import flops, state, step
 
 FLAGS = flags.FLAGS
@@ -41,7 +41,7 @@ def main(config: ConfigDict) -> None:
     width = max(map(len, parameters))
     print(f"{'parameter':{width}}  {'shape':20} {'logical axes':36} {'split over':24} bytes/device")
     for path, leaf in parameters.items():
-        split = ", ".join("-" if a is None else "*".join((a,) if isinstance(a, str) else a) for a in leaf.sharding.spec)
+        split = ", ".join("*".join(names) or "-" for names in rules.entries(leaf.sharding.spec))
         print(f"{path:{width}}  {str(tuple(leaf.shape)):20} {', '.join(map(str, axes[path])):36} {split:24} "
               f"{state.bytes_per_device(leaf):,}")
 

@@ -25,7 +25,7 @@ from jaxlm.layers.linear import COMPUTE, KINDS, Init, Linear, normal, param
 from jaxlm.ops import activations, ragged, route
 from jaxlm.parallel import place
 from jaxlm.parallel.place import constrain
-from jaxlm.parallel.rules import Rules
+from jaxlm.parallel.rules import Rules, entries
 
 
 class Experts(nnx.Module):
@@ -156,7 +156,6 @@ def _storage(rules: Rules, of_tokens: tuple[str, ...], axes: tuple[str, ...]) ->
     A dimension is split as it is computed with, and within that as it is stored, over axes that split tokens too. (What
     only storage splits over others has been gathered before: those devices compute the same.)
     """
-    entries = lambda spec: [(() if e is None else (e,) if isinstance(e, str) else e) for e in spec]
     compute = entries(rules.spec(tuple(COMPUTE.get(axis) for axis in axes)))
     taken = {name for entry in compute for name in entry}
     gathers = tuple(tuple(a for a in entry if a in of_tokens and a not in taken) for entry in entries(rules.spec(axes)))

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxlm.core import tree
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Batch
-from jaxlm.parallel.rules import Rules
+from jaxlm.parallel.rules import Rules, entries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _copies(layout: Layout, split: tuple, axes: tuple, stored: tuple, x: Array) 
 
 
 def _sum_copies(layout: Layout, split: tuple, axes: tuple, stored: tuple, _: None, d: Array) -> tuple[Array]:
-    names = lambda *wanted: [() if e is None else (e,) if isinstance(e, str) else e for e in layout.rules.spec(wanted)]
+    names = lambda *wanted: entries(layout.rules.spec(wanted))
     over = sum(names(*split), ())
     scatter = [tuple(name for name in entry if name in over) for entry in names(*stored)]
     rest = tuple(name for name in over if name not in sum(scatter, ()))
@@ -139,8 +139,7 @@ def shardings(axes: Any, layout: Layout, abstract: Any = None) -> Any:
     if abstract is not None:
         bad = []
         for (path, leaf), sharding in zip(jax.tree.leaves_with_path(abstract), jax.tree.leaves(out), strict=True):
-            for size, names in zip(leaf.shape, sharding.spec):
-                names = (names,) if isinstance(names, str) else names or ()
+            for size, names in zip(leaf.shape, entries(sharding.spec)):
                 parts = int(np.prod([layout.mesh.shape[n] for n in names]))
                 if size % parts:
                     bad.append(f"{tree.path_str(path)} {leaf.shape}: {size} does not divide over {'*'.join(names)}={parts}")

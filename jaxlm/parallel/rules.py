@@ -2,7 +2,7 @@
 """Sharding strategies as data: two tables from logical axes to mesh axes, how parameters are stored and activations computed."""
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from jax.sharding import PartitionSpec
 
@@ -14,6 +14,11 @@ Table = Mapping[str, tuple[str, ...]]
 # Every name a parameter or an activation may carry; a table that names another one is an error.
 PARAM_AXES = ("layers", "vocab", "embed", "heads", "kv_heads", "head_dim", "mlp", "expert", "positions", "types", "norm")
 ACT_AXES = ("batch", "seq", "act_embed", "act_heads", "act_kv_heads", "act_mlp", "act_vocab", "act_expert")
+
+
+def entries(spec: Iterable) -> list[tuple[str, ...]]:
+    """Of each dimension of a PartitionSpec the mesh axes that it is split over, () = not split."""
+    return [() if entry is None else (entry,) if isinstance(entry, str) else tuple(entry) for entry in spec]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Rules:
             table = self.acts if axis in ACT_AXES else self.params
             found = tuple(table.get(axis, ()))
             out.append(found[0] if len(found) == 1 else found or None)
-        flat = [name for entry in out for name in ((entry,) if isinstance(entry, str) else entry or ())]
+        flat = [name for entry in entries(out) for name in entry]
         if twice := sorted({name for name in flat if flat.count(name) > 1}):
             raise UserError(f"rules '{self.name}' split two dimensions of an array ({', '.join(map(str, axes))}) over the mesh "
                             f"axis '{twice[0]}': give one of them another mesh axis, or none")
