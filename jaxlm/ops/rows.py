@@ -64,6 +64,15 @@ def _add_backward(b: Array, d_y: Array) -> tuple[Array, Array]:
 add.defvjp(lambda x, b: (add(x, b), b), _add_backward)
 
 
+def _stored(x: Array) -> Array:
+    """x, in memory: what a norm and its gradient pass over three times and more.
+
+    Else XLA:CPU computes it anew in each pass; where norms follow one another with sums between them (post-norm blocks), through
+    all of them to the first one (a bfloat16 step of BERT base, 8 x 128, two cores of an AMD EPYC: 2,093 ms and 850).
+    """
+    return lax.optimization_barrier(x)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def layer_norm(eps: float, x: Array, scale: Array, bias: Array | None) -> Array:
     """Rows of x [R, D] at mean 0 and variance 1, times scale [D], plus bias [D]: in float32, returned in x's type."""
@@ -71,6 +80,7 @@ def layer_norm(eps: float, x: Array, scale: Array, bias: Array | None) -> Array:
 
 
 def _layer_norm_forward(eps, x, scale, bias):
+    x = _stored(x)
     wide, narrow = x.astype(jnp.float32), _narrow(x)
     middle = mean(wide, narrow)
     rate = lax.rsqrt(mean(jnp.square(wide - middle), narrow) + eps)
@@ -81,6 +91,7 @@ def _layer_norm_forward(eps, x, scale, bias):
 
 def _layer_norm_backward(eps, saved, d_y):
     x, middle, rate, scale, bias = saved
+    d_y = _stored(d_y)
     normal = (x.astype(jnp.float32) - middle) * rate
     wide, narrow = d_y.astype(jnp.float32), _narrow(x)
     d_bias = None if bias is None else total(wide, narrow).astype(bias.dtype)
@@ -102,6 +113,7 @@ def rms_norm(eps: float, offset: float, x: Array, scale: Array) -> Array:
 
 
 def _rms_norm_forward(eps, offset, x, scale):
+    x = _stored(x)
     wide = x.astype(jnp.float32)
     rate = lax.rsqrt(mean(jnp.square(wide), _narrow(x)) + eps)
     y = wide * rate * (offset + scale.astype(jnp.float32))[None]
@@ -110,6 +122,7 @@ def _rms_norm_forward(eps, offset, x, scale):
 
 def _rms_norm_backward(eps, offset, saved, d_y):
     x, rate, scale = saved
+    d_y = _stored(d_y)
     normal = x.astype(jnp.float32) * rate
     wide, narrow = d_y.astype(jnp.float32), _narrow(x)
     d_scale = total(wide * normal, narrow).astype(scale.dtype)
