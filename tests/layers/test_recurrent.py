@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxlm.layers import recurrent
+from jaxlm.ops import dropout
 
 B, T, D = 3, 7, 5
 LENGTHS = (7, 4, 1)
@@ -139,7 +140,7 @@ def test_dropped_weights_are_the_same_in_all_steps():
     """A dropped weight is 0 in each step, the others are scaled up. Fails if each step draws anew, or the rate is not passed on."""
     apply, params = layer("gru", 4, weight_dropout=0.4)
     x, key = jnp.asarray(random(6, B, T, D)), jax.random.key(3)
-    mask = jax.random.bernoulli(key, 0.6, params["recurrent"]["kernel"].shape)
+    mask = dropout.kept(key, 0.4, params["recurrent"]["kernel"].shape)
     dropped = {**params, "recurrent": {"kernel": jnp.where(mask, params["recurrent"]["kernel"] / 0.6, 0.0)}}
     given = marks(np.ones((B, T)))
     close(apply(params, x, given, start("gru"), key)[0], apply(dropped, x, given, start("gru"))[0])
