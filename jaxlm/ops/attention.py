@@ -6,6 +6,7 @@ Scores and softmax are float32. Keys and values of grouped heads are never repea
 nothing gives the mean of all values: finite, and so are its gradients.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -16,7 +17,7 @@ from jax import lax
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.ops import cudnn, masks, splash
 from jaxlm.ops.dense import wide
-from jaxlm.ops.dropout import dropout
+from jaxlm.ops.dropout import dropout, kept
 
 Array = jax.Array
 
@@ -101,10 +102,13 @@ def _xla_cpu(q, k, v, mask, scale, soft_cap, bias, rate, key, library=False):
     They take NN and NT products only; what autodiff makes of P^T dO falls back to a slow loop (measured: 0.6 of the
     einsum form's CPU time, forward and backward, 12 x 256 x 6 x 64 in float32).
     """
-    if soft_cap or bias is not None or (rate and key is not None):
+    if soft_cap:
         return _xla(q, k, v, mask, scale, soft_cap, bias, rate, key)
-    T, S = q.shape[1], k.shape[1]
-    return _core(scale, _parts(mask, T, S, q.dtype.itemsize), library, q, _across(k), _across(v), masks.dense(mask, T, S))
+    (B, T, N, _), S = q.shape, k.shape[1]
+    # Drawn in the shape that `_xla` draws in: the same weights are dropped.
+    keep = None if key is None or not rate else kept(key, rate, (B, k.shape[2], N // k.shape[2], T, S))
+    form = _Form(scale, rate, _parts(mask, T, S, q.dtype.itemsize), library)
+    return _core(form, q, _across(k), _across(v), masks.dense(mask, T, S), bias, keep)
 
 
 # Queries that are computed together where each sees only what comes before it, at least, by the bytes of a number, and parts
@@ -131,43 +135,79 @@ _NT = (((3,), (3,)), ((0, 1), (0, 1)))
 _NN = (((3,), (2,)), ((0, 1), (0, 1)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _core(scale: float, parts: tuple[tuple[int, int, int], ...], library: bool, q: Array, k: Array, v: Array, seen: Array) -> Array:
-    """q [B, T, N, H]; k, v [B, K, S, H]; seen [B or 1, 1, T, S], False beyond the keys of each part."""
-    return _core_forward(scale, parts, library, q, k, v, seen)[0]
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    scale: float
+    rate: float  # of weights that are dropped
+    parts: tuple[tuple[int, int, int], ...]  # of `_parts`
+    library: bool
 
 
-def _core_forward(scale, parts, library, q, k, v, seen):
-    out, saved = [], []
-    for start, stop, end in parts:
-        mine = _queries(q[:, start:stop], k.shape[1])
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _core(form: _Form, q: Array, k: Array, v: Array, seen: Array, bias: Array | None, keep: Array | None) -> Array:
+    """q [B, T, N, H]; k, v [B, K, S, H]; seen [B or 1, 1, T, S], False beyond the keys of each part; bias [P, N, T, S]; keep, of the
+    weights [B, K, G, T, S]."""
+    return _core_forward(form, q, k, v, seen, bias, keep)[0]
+
+
+def _core_forward(form, q, k, v, seen, bias, keep):
+    out, saved, (rows, kv_heads) = [], [], k.shape[:2]
+    for start, stop, end in form.parts:
+        mine = _queries(q[:, start:stop], kv_heads)
         # Scores are scaled and not q: a product whose result is scaled, as that of q's gradient would be, becomes float32.
-        s = wide(mine, k[:, :, :end], _NT, scale, library)
+        s = wide(mine, k[:, :, :end], _NT, form.scale, form.library)
         s = s.reshape(*s.shape[:2], -1, stop - start, end)
-        p = _weights(s, seen[:, :, None, start:stop, :end], 0.0, None).astype(v.dtype).reshape(*mine.shape[:3], end)
+        added = None if bias is None else _of_rows(bias[:, :, start:stop, :end], rows, kv_heads)
+        p = _weights(s, seen[:, :, None, start:stop, :end], 0.0, added).astype(v.dtype).reshape(*mine.shape[:3], end)
         p = lax.optimization_barrier(p)  # or XLA divides twice, for the product and for what is saved: as many numbers again
-        made = _product(p, v[:, :, :end], _NN)
+        made = _product(_dropped(form, p, _part(keep, start, stop, end)), v[:, :, :end], _NN)
         out.append(_rows(made, stop - start))
         saved.append((mine, p, made))
-    return jnp.concatenate(out, 1), (k, v, saved)
+    return jnp.concatenate(out, 1), (k, v, bias, keep, saved)
 
 
-def _core_backward(scale, parts, library, saved, d_out):
-    k, v, saved = saved
+def _core_backward(form, saved, d_out):
+    k, v, bias, keep, saved = saved
     # Or the keys and values that each part sees, copied out for it, would be kept from the forward pass.
     (k, v), d_out = lax.optimization_barrier(((k, v), d_out))
-    d_q, d_k, d_v = [], [], []
-    for (start, stop, end), (mine, p, made) in zip(parts, saved):
-        other = _queries(d_out[:, start:stop], k.shape[1])
+    d_q, d_k, d_v, d_bias = [], [], [], []
+    for (start, stop, end), (mine, p, made) in zip(form.parts, saved):
+        other, kept = _queries(d_out[:, start:stop], k.shape[1]), _part(keep, start, stop, end)
         # The row sums of P * dP equal those of O * dO, which are H wide and not S.
         delta = jnp.sum(other.astype(jnp.float32) * made.astype(jnp.float32), -1, keepdims=True)
         # Rounded to the operands' type, as autodiff has it where the weights are.
-        d_p = _product(other, v[:, :, :end], _NT).astype(jnp.float32)
-        d_s = (scale * p.astype(jnp.float32) * (d_p - delta)).astype(k.dtype)
+        d_p = _dropped(form, _product(other, v[:, :, :end], _NT), kept).astype(jnp.float32)
+        d_s = p.astype(jnp.float32) * (d_p - delta)
+        if bias is not None:
+            d_bias.append(_over_rows(d_s, bias, stop - start))
+        d_s = (form.scale * d_s).astype(k.dtype)
         d_q.append(_rows(_product(d_s, k[:, :, :end], _NN), stop - start))
         d_k.append(_product(mine.swapaxes(2, 3), d_s, _NN))
-        d_v.append(_product(other.swapaxes(2, 3), p, _NN))
-    return jnp.concatenate(d_q, 1), _over_parts(d_k), _over_parts(d_v), None
+        d_v.append(_product(other.swapaxes(2, 3), _dropped(form, p, kept), _NN))
+    return jnp.concatenate(d_q, 1), _over_parts(d_k), _over_parts(d_v), None, None if bias is None else _beside(d_bias, bias), None
+
+
+def _part(keep: Array | None, start: int, stop: int, end: int) -> Array | None:
+    """[B, K, G * t, end] of keep [B, K, G, T, S]."""
+    return None if keep is None else keep[:, :, :, start:stop, :end].reshape(*keep.shape[:2], -1, end)
+
+
+def _dropped(form: _Form, p: Array, keep: Array | None) -> Array:
+    return p if keep is None else jnp.where(keep, p / (1.0 - form.rate), jnp.zeros((), p.dtype))
+
+
+def _over_rows(d_s: Array, bias: Array, queries: int) -> Array:
+    """[P, N, t, end], of the gradients [B, K, G * t, end] of scores those of a part's bias."""
+    parts, heads = bias.shape[:2]
+    d_s = d_s.reshape(parts, -1, heads, queries, d_s.shape[-1])
+    # The barrier: XLA would sum all layers' at once, in the order in which the bias was looked up.
+    return lax.optimization_barrier(jnp.sum(d_s, 1))
+
+
+def _beside(grads: list[Array], bias: Array) -> Array:
+    """A bias's gradient of those of its parts, which are 0 beyond their keys."""
+    grow = lambda x: jnp.pad(x, (*((0, 0),) * 3, (0, bias.shape[3] - x.shape[3])))
+    return jnp.concatenate([grow(x) for x in grads], 2).astype(bias.dtype)
 
 
 def _across(x: Array) -> Array:

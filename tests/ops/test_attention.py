@@ -68,6 +68,30 @@ def test_against_loop(case):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), grads["xla"], other)
 
 
+@pytest.mark.parametrize("mask", ["causal", "packed", "both_ways"])
+@pytest.mark.parametrize("parts", [0, 1, 2, 4])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_a_bias_and_dropout(rate, parts, mask, monkeypatch):
+    """Values and gradients, the bias's own among them, in `_xla_cpu`'s form and in the plain one, which drops the same weights; 4 rows, a
+    bias for each of so many parts of them (0: none), 7 queries, of causal masks in parts of 4 and 3.
+
+    Fails if the bias's gradient is scaled as the scores are, is not summed over a part's rows, or counts hidden keys; if what was
+    dropped has a gradient; and if a part's keep is that of other queries.
+    """
+    B, T = 4, 7
+    rng = np.random.default_rng(parts)
+    q, grad, k, v = (jnp.asarray(rng.standard_normal((B, T, n, H)), jnp.float32) for n in (N, N, K, K))
+    segments = jnp.array([[1, 1, 1, 2, 2, 0, 0], [1] * 7, [1, 2, 2, 2, 2, 2, 3], [1, 1, 1, 1, 1, 0, 0]])
+    mask = {"packed": Mask(q_segments=segments, k_segments=segments), "both_ways": Mask(False)}.get(mask, Mask())
+    monkeypatch.setattr(attention, "_TOGETHER", {4: 3})
+    given = [q, k, v] + ([jnp.asarray(rng.standard_normal((parts, N, T, T)), jnp.float32)] if parts else [])
+    drop = dict(rate=rate, key=jax.random.key(5)) if rate else {}
+    call = lambda backend: lambda q, k, v, bias=None: attend(q, k, v, mask, scale=0.7, bias=bias, backend=backend, **drop)
+    results = [jax.vjp(call(backend), *given) for backend in BACKENDS]
+    for one, other in zip(*[(out, *back(grad)) for out, back in results], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 @pytest.mark.parametrize("case", ["causal", "packed", "window", "prefix", "index", "both_ways", "few_keys"])
 def test_parts_of_the_queries(case, monkeypatch):
     """Queries in parts, which see no key after their own, give what all together give: values and gradients, 7 queries in parts of 4 and 3.
