@@ -58,7 +58,7 @@ class Experiment:
 
     @property
     def compiler_options(self) -> dict[str, Any]:  # of the layout in force
-        flops = 6.0 * self.config.train.batch_size * self.config.data.seq_len * tree.size(self.target.params)
+        flops = 6.0 * positions(self.config) * tree.size(self.target.params)
         return compiler.options(self.config.train.compiler_options, self.config.model.get("dtype") == "bfloat16", flops)
 
     def batches(self, drawn: Any, start: int, stop: int) -> pipeline.Batches:
@@ -101,8 +101,14 @@ def laid(config: ConfigDict, devices: list | None = None) -> tuple[Any, Any, pla
 def settle(config: ConfigDict) -> None:
     """Validate the config of a training run and settle how its programs are run, before any device is used."""
     build.validate(config)
-    dispatch.prepare(config.train.batch_size * config.data.seq_len, lambda: _body(config), config.model.dtype)
+    dispatch.prepare(positions(config), lambda: _body(config), config.model.dtype)
     build.validate(config, jax.device_count())
+
+
+def positions(config: ConfigDict) -> int:
+    """Those of a step, of its sources too where the model reads them."""
+    data, reads = build.section(config, "data"), getattr(build.section(config, "model"), "source", False)
+    return config.train.batch_size * (data.seq_len + (data.size_source if reads else 0))
 
 
 def _body(config: ConfigDict) -> int:

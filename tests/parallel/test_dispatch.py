@@ -9,7 +9,7 @@ import types
 import jax
 import pytest
 
-from jaxlm.cli import train
+from jaxlm.cli import experiment, train
 from jaxlm.parallel import dispatch
 from tests import tiny
 from tests.test_configs import load
@@ -83,3 +83,10 @@ def test_training_says_so_before_it_uses_a_device(monkeypatch):
     (tokens, parameters, dtype), = done
     assert (tokens, dtype) == (config.train.batch_size * config.data.seq_len, config.model.dtype)
     assert parameters > 12 * config.model.layers * config.model.embed**2
+
+
+@pytest.mark.parametrize("page,sides", [("gpt_tiny", 1), ("transformer_multi30k", 2), ("t5_small", 1 + 512 / 114)])
+def test_the_positions_of_sources_count(page, sides):
+    """Fails if only targets are counted: a step of T5's is then taken for a short one."""
+    config = load(tiny.ROOT / "configs" / f"{page}.py")
+    assert experiment.positions(config) == pytest.approx(config.train.batch_size * config.data.seq_len * sides)
