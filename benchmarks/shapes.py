@@ -6,7 +6,11 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A model and the batch it is trained with. family "gpt" is GPT-2's architecture, "llama" is Llama 2's."""
+    """A model and the batch it is trained with.
+
+    family: "gpt" is GPT-2's architecture, "llama" Llama 2's; "bert" tells the `predictions` masked tokens of a row; "t5" reads
+    `source` positions and writes `length`, each in `layers` layers (Raffel et al. 2020, not version 1.1).
+    """
 
     family: str
     layers: int
@@ -21,6 +25,9 @@ class Shape:
     chunks: int = 1  # parts in which jaxlm computes the loss
     remat: str = "none"  # jaxlm's policy; torch contenders checkpoint whole blocks unless "none"
     accumulate: int = 1
+    predictions: int = 0  # bert: a row
+    source: int = 0  # t5: positions
+    dropout: float = 0.0  # bert and t5, of everything that they drop
 
     @property
     def hidden(self) -> int:
@@ -36,32 +43,46 @@ class Shape:
 
     @property
     def tokens(self) -> int:
-        """Tokens of one step."""
-        return self.batch * self.length
+        """Tokens of one step, those of sources among them."""
+        return self.batch * (self.length + self.source)
+
+    @property
+    def multiplied(self) -> list[tuple[int, int]]:
+        """(weights, rows of one step that are multiplied by them): every projection and the head once; lookups, norms and biases are not."""
+        attention = self.embed * self.head_dim * (2 * self.heads + 2 * self.keys)
+        layer = attention + self.embed * self.hidden * (3 if self.family == "llama" else 2)
+        head, rows = self.vocab * self.embed, self.batch * self.length
+        if self.family == "bert":
+            return [(self.layers * layer, rows), (self.embed * self.embed + head, self.batch * self.predictions)]
+        if self.family == "t5":  # of the attention over the source, keys and values are made of the source
+            return [(self.layers * (layer + attention // 2), self.batch * self.source), (self.layers * (layer + attention // 2) + head, rows)]
+        return [(self.layers * layer + head, rows)]
 
     @property
     def matmul_parameters(self) -> int:
-        """Weights that are multiplied by: every projection and the head once; lookups, norms and biases are not."""
-        attention = self.embed * self.head_dim * (2 * self.heads + 2 * self.keys)
-        feed_forward = self.embed * self.hidden * (3 if self.family == "llama" else 2)
-        return self.layers * (attention + feed_forward) + self.vocab * self.embed
+        return sum(weights for weights, _ in self.multiplied)
 
     @property
     def parameters(self) -> int:
         """All weights."""
-        lookup = (0 if self.tied else self.vocab * self.embed) + (self.length * self.embed if self.family == "gpt" else 0)
-        norms = (2 * self.layers + 1) * self.embed * (2 if self.family == "gpt" else 1)
-        biases = self.layers * (5 * self.embed + self.hidden) if self.family == "gpt" else 0
-        return self.matmul_parameters + lookup + norms + biases
+        D, learned, biased = self.embed, self.family in ("gpt", "bert"), self.family in ("gpt", "bert")
+        lookup = (0 if self.tied else self.vocab * D) + (self.length * D if learned else 0)
+        norms = {"bert": 2 * self.layers + 2, "t5": 5 * self.layers + 2}.get(self.family, 2 * self.layers + 1) * D * (2 if biased else 1)
+        biases = self.layers * (5 * D + self.hidden) if biased else 0
+        own = {"bert": 2 * D + D + self.vocab, "t5": 2 * BUCKETS * self.heads}  # sentence types and the head's biases; distances
+        return self.matmul_parameters + lookup + norms + biases + own.get(self.family, 0)
 
     def flops_per_token(self, causal: bool = True) -> int:
-        """Of a training step: 6 a matmul weight, and of attention 12 * layers * embed * length, half of it when causal."""
-        attention = 12 * self.layers * self.embed * self.length
-        return 6 * self.matmul_parameters + (attention // 2 if causal else attention)
+        """Of a training step: 6 a matmul weight and row, and 12 * layers * embed a query and key, half of them where attention is causal."""
+        own = self.length * self.length
+        own = own // 2 if causal and self.family != "bert" else own
+        pairs = self.batch * (own + self.source * (self.source + self.length))
+        return (6 * sum(weights * rows for weights, rows in self.multiplied) + 12 * self.layers * self.embed * pairs) // self.tokens
 
 
+BUCKETS = 32  # of T5's distances
 CONVENTION = ("FLOPs a token of training = 6 x matmul weights (head once; lookups, norms and biases not) + 6 x layers x embed x length "
-              "(causal attention); recomputation is not counted. The convention with whole attention is the larger figure beside it.")
+              "(causal attention; whole attention twice as much); recomputation is not counted. The convention with whole attention is the larger figure beside it.")
 
 _GPT2 = dict(family="gpt", layers=12, embed=768, heads=12, vocab=50304)
 _LLAMA_7B = dict(family="llama", layers=32, embed=4096, heads=32, vocab=32000, mlp=11008, tied=False)
@@ -71,10 +92,14 @@ SHAPES = {
     # For tests of the scripts themselves.
     "tiny": Shape("gpt", 2, 32, 2, 96, 16, 2),
     "tiny_llama": Shape("llama", 2, 32, 4, 96, 16, 2, mlp=48, kv_heads=2, tied=False),
+    "tiny_bert": Shape("bert", 2, 32, 2, 160, 16, 2, predictions=3),
+    "tiny_t5": Shape("t5", 2, 32, 2, 160, 6, 2, source=24),
     # CPU.
     "gpt_4x128": Shape("gpt", 4, 128, 4, 65, 64, 12),
     "gpt_6x384": Shape("gpt", 6, 384, 6, 65, 256, 12),
     "gpt2_124m": Shape(**_GPT2, length=1024, batch=1),
+    "bert_base": Shape("bert", 12, 768, 12, 30522, length=128, batch=8, predictions=20),
+    "t5_small": Shape("t5", 6, 512, 8, 32128, length=114, batch=2, source=512),
     # One GPU with 80 GB or more.
     "gpt2_124m_gpu": Shape(**_GPT2, length=1024, batch=64, chunks=8),
     "llama_1b3_gpu": Shape(**_LLAMA_1B, length=4096, batch=4, chunks=4),

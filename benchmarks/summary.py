@@ -16,6 +16,12 @@ def of(kind: str, documents: list[dict]) -> list[Case]:
     return [case for document in documents for case in document["cases"] if case["kind"] == kind]
 
 
+def _size(fields: dict) -> str:
+    """Rows and positions of a batch."""
+    source = f"{fields['source']} to " if fields.get("source") else ""
+    return f"{fields['batch']} x {source}{fields['length']}"
+
+
 def steps(documents: list[dict]) -> list[str]:
     """One line a shape and type over all documents: milliseconds, and in brackets how many times jaxlm's."""
     cases = of("train", documents)
@@ -33,7 +39,7 @@ def steps(documents: list[dict]) -> list[str]:
             continue
         shown = lambda t: f"{t * 1e3:,.0f} ({t / best['jaxlm']:.2f}x)" if t else ""
         f = case["fields"]
-        out.append(line(f"{case['shape']}, {f['batch']} x {f['length']}", case["dtype"], f"{best['jaxlm'] * 1e3:,.0f}",
+        out.append(line(f"{case['shape'].replace(':', ', ')}, {_size(f)}", case["dtype"], f"{best['jaxlm'] * 1e3:,.0f}",
                         *(shown(t) for h, t in best.items() if h != "jaxlm")))
     return out
 
@@ -84,7 +90,7 @@ def peaks(documents: list[dict]) -> list[str]:
                 for h, names in shown.items()}
         f, ours = case["fields"], best["jaxlm"]
         told = (f"{gb:.2f} ({gb / ours:.2f}x)" if gb and ours else "" for h, gb in best.items() if h != "jaxlm")
-        out.append(line(f"{case['shape'].partition(':')[0]}, {f['batch']} x {f['length']}", case["dtype"], f"{ours:.2f}", *told))
+        out.append(line(f"{case['shape'].partition(':')[0]}, {_size(f)}", case["dtype"], f"{ours:.2f}", *told))
     return out
 
 
@@ -145,8 +151,8 @@ def growths(documents: list[dict]) -> list[str]:
     return out
 
 
-# By how their files in results/ begin; amd is a second machine, without AMX.
+# By how their files in results/ begin; amd and amd5 are a second and a third machine, without AMX.
 SUMMARIES: dict[str, Callable[[list[dict]], list[str]]] = {
-    "cpu_train": steps, "amd_train": steps, "cpu_memory": peaks, "cpu_decode": streams, "cpu_speculative": drafts,
+    "cpu_train": steps, "amd_train": steps, "amd5_train": steps, "cpu_memory": peaks, "cpu_decode": streams, "cpu_speculative": drafts,
     "cpu_input": pipelines, "cpu_checkpoint": saves, "cpu_compile": starts, "cpu_growth": growths,
 }

@@ -12,7 +12,8 @@ import numpy as np
 from jax import lax
 
 from benchmarks import data
-from benchmarks.clock import Clock
+from benchmarks.clock import Absent, Clock
+from benchmarks.contenders import bare_encoders
 from benchmarks.contenders.jax_memory import device_peak  # noqa: F401 - asked for by the job
 from benchmarks.job import Job
 from benchmarks.shapes import Shape
@@ -109,13 +110,16 @@ def loss(p, tokens, targets, s: Shape, dtype, cpu):
     return jnp.mean(jax.nn.logsumexp(logits, -1) - right)
 
 
+LOSSES = {"gpt": loss, "llama": loss, "bert": bare_encoders.bert, "t5": bare_encoders.t5}
+
+
 def make_step(job: Job):
     cpu, dtype = job.platform == "cpu", jnp.dtype(job.dtype)
     decayed = lambda name, x: x.ndim > 1 and "wpe" not in name
 
-    def step(state, tokens, targets):
+    def step(state, *batch):
         p, m, v, t = state
-        value, g = jax.value_and_grad(loss)(p, tokens, targets, job.shape, dtype, cpu)
+        value, g = jax.value_and_grad(LOSSES[job.shape.family])(p, *batch, job.shape, dtype, cpu)
         scale = job.clip / jnp.maximum(jnp.sqrt(sum(jnp.sum(x * x) for x in g.values())), job.clip)  # as torch and optax clip
         t, out = t + 1, ({}, {}, {})
         for name, x in p.items():
@@ -139,9 +143,11 @@ def compile_step(step, platform, *args):
 
 
 def train(job: Job, clock: Clock) -> None:
+    if job.shape.dropout:
+        raise Absent("has no dropout")
     given = data.weights(job.path) if job.has_weights else data.draw(job.shape)
     state = (*({name: jnp.array(x) * scale for name, x in given.items()} for scale in (1, 0, 0)), jnp.float32(0))
-    batches = [tuple(map(jnp.asarray, pair)) for pair in data.batches(job.path, job.shape)]
+    batches = [tuple(map(jnp.asarray, batch)) for batch in data.batches(job.path, job.shape)]
     step, last = compile_step(make_step(job), job.platform, state, *batches[0]), None
     for batch in itertools.cycle(batches):
         state, value = step(state, *batch)

@@ -1,7 +1,9 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Hugging Face Trainer on GPT2LMHeadModel or LlamaForCausalLM, as its users set it up: autocast, fused AdamW, no evaluation."""
+"""Hugging Face Trainer on the library's own models, as its users set it up: autocast, fused AdamW, no evaluation."""
 import os
+import re
 
+import numpy as np
 import torch
 import transformers
 from torch.utils.data import Dataset
@@ -15,11 +17,21 @@ from benchmarks.shapes import Shape
 
 
 def model_of(s: Shape) -> transformers.PreTrainedModel:
-    """The architecture without dropout, weights drawn by the library."""
+    """The architecture, weights drawn by the library."""
     if s.family == "gpt":
         config = transformers.GPT2Config(
             vocab_size=s.vocab, n_positions=s.length, n_embd=s.embed, n_layer=s.layers, n_head=s.heads, n_inner=s.hidden,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, tie_word_embeddings=s.tied)
+            resid_pdrop=s.dropout, embd_pdrop=s.dropout, attn_pdrop=s.dropout, bos_token_id=0, eos_token_id=0, tie_word_embeddings=s.tied)
+    elif s.family == "bert":
+        config = transformers.BertConfig(
+            vocab_size=s.vocab, max_position_embeddings=s.length, hidden_size=s.embed, num_hidden_layers=s.layers,
+            num_attention_heads=s.heads, intermediate_size=s.hidden, hidden_dropout_prob=s.dropout, attention_probs_dropout_prob=s.dropout)
+        return transformers.AutoModelForMaskedLM.from_config(config, attn_implementation="sdpa")
+    elif s.family == "t5":
+        config = transformers.T5Config(
+            vocab_size=s.vocab, d_model=s.embed, d_kv=s.head_dim, d_ff=s.hidden, num_layers=s.layers, num_heads=s.heads,
+            dropout_rate=s.dropout, decoder_start_token_id=0, pad_token_id=0)
+        return transformers.AutoModelForSeq2SeqLM.from_config(config)
     else:
         config = transformers.LlamaConfig(
             vocab_size=s.vocab, max_position_embeddings=s.length, hidden_size=s.embed, num_hidden_layers=s.layers,
@@ -28,21 +40,38 @@ def model_of(s: Shape) -> transformers.PreTrainedModel:
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
 
 
+TIED = re.compile(r"^lm_head\.weight$|^cls\.predictions\.decoder\.|embed_tokens\.weight$")
+
+
 def load(model: transformers.PreTrainedModel, given: dict) -> None:
     missing, extra = model.load_state_dict({name: torch.from_numpy(x.copy()) for name, x in given.items()}, strict=False)
-    missing = [name for name in missing if name != "lm_head.weight"]  # tied
+    missing = [name for name in missing if not TIED.search(name)]
     if missing or extra:
         raise ValueError(f"the exported weights do not fit {type(model).__name__}: missing {missing[:3]}, left over {extra[:3]}")
+
+
+def shifted(tokens, targets):
+    # Already shifted: Trainer would otherwise predict one token fewer a row than the others.
+    return {"input_ids": tokens, "labels": targets, "shift_labels": targets}
+
+
+def masked(tokens, predict, targets, weights):
+    labels = np.full_like(tokens, -100)
+    labels[predict[weights > 0]] = targets[weights > 0]
+    return {"input_ids": tokens, "labels": labels}
+
+
+def pair(source, tokens, targets, weights):
+    return {"input_ids": source, "labels": targets}
 
 
 class Rows(Dataset):
     """The batches of the job row by row, for ever."""
 
     def __init__(self, job: Job):
-        self.rows = [{"input_ids": torch.from_numpy(x.astype("int64")), "labels": torch.from_numpy(y.astype("int64")),
-                      # Already shifted: Trainer would otherwise predict one token fewer a row than the others.
-                      "shift_labels": torch.from_numpy(y.astype("int64"))}
-                     for tokens, targets in data.batches(job.path, job.shape) for x, y in zip(tokens, targets)]
+        make = {"bert": masked, "t5": pair}.get(job.shape.family, shifted)
+        rows = [make(*row) for batch in data.batches(job.path, job.shape) for row in zip(*batch)]
+        self.rows = [{name: torch.from_numpy(x.astype("int64")) for name, x in row.items()} for row in rows]
 
     def __len__(self) -> int:
         return len(self.rows) * 100_000

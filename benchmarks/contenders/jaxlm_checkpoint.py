@@ -9,12 +9,11 @@ from benchmarks.contenders import jaxlm_page
 from benchmarks.job import Job
 from jaxlm.checkpoints.manager import Checkpoints
 from jaxlm.cli import experiment as experiments
-from jaxlm.core.types import Vocabulary
 from jaxlm.parallel import place
 
 
 def checkpoint(job: Job, clock: Clock) -> None:
-    run = experiments.experiment(jaxlm_page.config(job), Vocabulary.bare(job.shape.vocab))
+    run = experiments.experiment(jaxlm_page.config(job), jaxlm_page.vocabulary(job))
     with place.use(run.layout), Checkpoints(jaxlm_page.scratch(job) / "checkpoints", run.section("checkpoints")) as checkpoints:
         state = jax.block_until_ready(jaxlm_page.state(job, run))
         figures: dict[str, list[float]] = {"blocking": [], "complete": [], "restore": []}

@@ -6,13 +6,12 @@ from benchmarks.clock import Clock
 from benchmarks.contenders import jaxlm_page
 from benchmarks.job import Job
 from jaxlm.cli import experiment as experiments
-from jaxlm.core.types import Vocabulary
 from jaxlm.data import pack, sampler, store
 from jaxlm.parallel import place
 
 
 def input(job: Job, clock: Clock) -> None:  # noqa: A001 - the kind's name
-    run = experiments.experiment(jaxlm_page.config(job), Vocabulary.bare(job.shape.vocab))
+    run = experiments.experiment(jaxlm_page.config(job), jaxlm_page.vocabulary(job))
     offsets = np.load(job.path / "offsets.npy")
     tokens = np.memmap(job.path / "stream.bin", np.uint16, "r")
     held = store.Store(tokens, offsets, np.diff(offsets), 0)

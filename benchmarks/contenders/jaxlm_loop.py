@@ -12,7 +12,6 @@ from jaxlm.checkpoints.manager import Checkpoints
 from jaxlm.cli import experiment as experiments
 from jaxlm.cli import record as records
 from jaxlm.cli import train as command
-from jaxlm.core.types import Vocabulary
 from jaxlm.parallel import place
 from jaxlm.training import flops, metrics
 from jaxlm.training.stop import Stop
@@ -24,7 +23,7 @@ def train(job: Job, clock: Clock) -> None:
     flags.FLAGS(["jaxlm train", f"--workdir={workdir}"])
     config = jaxlm_page.config(job)
     experiments.settle(config)  # as the command's main does
-    run = experiments.experiment(config, Vocabulary.bare(job.shape.vocab))
+    run = experiments.experiment(config, jaxlm_page.vocabulary(job))
     peak, _ = flops.peak(jax.local_devices()[0])
     _tick_after_each_step(clock)
     try:

@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks import data
-from benchmarks.clock import Clock
-from benchmarks.contenders import torch_memory
+from benchmarks.clock import Absent, Clock
+from benchmarks.contenders import torch_encoders, torch_memory
 from benchmarks.contenders.torch_memory import device_peak  # noqa: F401 - asked for by the job
 from benchmarks.job import Job
 from benchmarks.shapes import Shape
@@ -89,8 +89,10 @@ class Model(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]).float(), targets.reshape(-1))
 
 
-def load(model: Model, given: dict) -> None:
+def load(model: nn.Module, given: dict) -> None:
     """Hugging Face's names into this model's."""
+    if not isinstance(model, Model):
+        return torch_encoders.load(model, given)
     t = lambda name: torch.from_numpy(given[name].copy())
     llama, out = model.llama, {}
     out["wte.weight"] = t("model.embed_tokens.weight" if llama else "transformer.wte.weight")
@@ -115,15 +117,17 @@ def load(model: Model, given: dict) -> None:
     model.load_state_dict(out)
 
 
-def build(job: Job) -> Model:
+def build(job: Job) -> nn.Module:
     torch.manual_seed(0)
-    device = device_of(job)
+    device, kind = device_of(job), torch_encoders.MODELS.get(job.shape.family, Model)
+    if job.shape.dropout and kind is Model:
+        raise Absent("its decoder has no dropout")
     if job.has_weights:
-        model = Model(job.shape)
+        model = kind(job.shape)
         load(model, data.weights(job.path))
         return model.to(device)
     with torch.device(device):
-        model = Model(job.shape)
+        model = kind(job.shape)
     for m in model.modules():
         if isinstance(m, (nn.Linear, nn.Embedding)):
             nn.init.normal_(m.weight, std=0.02)
@@ -137,14 +141,17 @@ def device_of(job: Job) -> str:
 
 
 def backend(job: Job, device: str, clock: Clock) -> SDPBackend:
-    """The fastest of the platform's attention backends, measured forward and backward on the shape."""
+    """The fastest of the platform's attention backends, measured forward and backward on the shape; of T5, which learns a bias
+    of its scores, the one that has a gradient for it."""
     s, times = job.shape, {}
+    if s.family == "t5":
+        return SDPBackend.MATH if job.platform == "cpu" else SDPBackend.EFFICIENT_ATTENTION
     dtype = getattr(torch, job.dtype)
     q, k, v = (torch.randn(s.batch, s.heads, s.length, s.head_dim, device=device, dtype=dtype, requires_grad=True) for _ in range(3))
     for kind in BACKENDS[job.platform]:
         def once():
             with sdpa_kernel(kind):
-                F.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
+                F.scaled_dot_product_attention(q, k, v, is_causal=s.family != "bert").sum().backward()
             if device == "cuda":
                 torch.cuda.synchronize()
             return time.perf_counter()
@@ -171,12 +178,13 @@ def train(job: Job, clock: Clock) -> None:
     adamw = optimizer(model, job)
     run = torch.compile(model) if job.option["compile"] else model
     clock.note(allocator=torch_memory.allocator())
-    batches = [tuple(torch.from_numpy(x.astype("int64")).to(device) for x in pair) for pair in data.batches(job.path, job.shape)]
+    wide = lambda x: torch.from_numpy(x.astype("int64" if x.dtype.kind == "i" else x.dtype)).to(device)
+    batches = [tuple(map(wide, batch)) for batch in data.batches(job.path, job.shape)]
     last = None
     with sdpa_kernel(chosen):
-        for tokens, targets in itertools.cycle(batches):
+        for batch in itertools.cycle(batches):
             with torch.autocast(device, dtype=torch.bfloat16, enabled=job.dtype == "bfloat16"):
-                loss = run(tokens, targets)
+                loss = run(*batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), job.clip)
             adamw.step()
