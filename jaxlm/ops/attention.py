@@ -172,18 +172,18 @@ def _core_backward(form, saved, d_out):
     (k, v), d_out = lax.optimization_barrier(((k, v), d_out))
     d_q, d_k, d_v, d_bias = [], [], [], []
     for (start, stop, end), (mine, p, made) in zip(form.parts, saved):
-        other, kept = _queries(d_out[:, start:stop], k.shape[1]), _part(keep, start, stop, end)
+        other, stays = _queries(d_out[:, start:stop], k.shape[1]), _part(keep, start, stop, end)
         # The row sums of P * dP equal those of O * dO, which are H wide and not S.
         delta = jnp.sum(other.astype(jnp.float32) * made.astype(jnp.float32), -1, keepdims=True)
         # Rounded to the operands' type, as autodiff has it where the weights are.
-        d_p = _dropped(form, _product(other, v[:, :, :end], _NT), kept).astype(jnp.float32)
+        d_p = _dropped(form, _product(other, v[:, :, :end], _NT), stays).astype(jnp.float32)
         d_s = p.astype(jnp.float32) * (d_p - delta)
         if bias is not None:
             d_bias.append(_over_rows(d_s, bias, stop - start))
         d_s = (form.scale * d_s).astype(k.dtype)
         d_q.append(_rows(_product(d_s, k[:, :, :end], _NN), stop - start))
         d_k.append(_product(mine.swapaxes(2, 3), d_s, _NN))
-        d_v.append(_product(other.swapaxes(2, 3), _dropped(form, p, kept), _NN))
+        d_v.append(_product(other.swapaxes(2, 3), _dropped(form, p, stays), _NN))
     return jnp.concatenate(d_q, 1), _over_parts(d_k), _over_parts(d_v), None, None if bias is None else _beside(d_bias, bias), None
 
 
