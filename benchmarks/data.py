@@ -116,7 +116,7 @@ def write_tokens(folder: pathlib.Path, shape: Shape, seed: int = 0) -> None:
     """tokens.npy int32, BATCHES batches and one more; and of a family whose batches are drawn of them drawn.npz (see `batches`)."""
     folder.mkdir(parents=True, exist_ok=True)
     draw_of = lambda first, size: np.random.default_rng(seed).integers(first, shape.vocab, size, dtype=np.int32)
-    if shape.family not in ("bert", "t5"):
+    if not shape.drawn:
         np.save(folder / "tokens.npy", draw_of(1, BATCHES * shape.tokens + 1))
         return
     from benchmarks import drawn  # imports jax, and a contender may be torch
@@ -137,7 +137,7 @@ def batches(folder: pathlib.Path, shape: Shape) -> list[tuple[np.ndarray, ...]]:
     bert: (tokens [batch, length], predict, targets, weights [batch, predictions]), t5: (source_tokens [batch, source], tokens,
     targets, weights [batch, length]), as jaxlm's objectives draw them; no row has padding.
     """
-    if shape.family in ("bert", "t5"):
+    if shape.drawn:
         with np.load(folder / "drawn.npz") as held:
             return [tuple(held[f"{step}/{i}"] for i in range(4)) for step in range(DRAWN)]
     stream = np.load(folder / "tokens.npy")

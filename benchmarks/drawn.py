@@ -30,7 +30,7 @@ def config(s: Shape):
 def vocabulary(s: Shape) -> Vocabulary:
     """Ids that objectives ask for: data.MASK and data.SENTINELS have a meaning, and 0 ends a text and begins a target."""
     bare = Vocabulary.bare(s.vocab)
-    return dataclasses.replace(bare, mask=MASK, sentinels=tuple(SENTINELS)) if s.family in OBJECTIVES else bare
+    return dataclasses.replace(bare, mask=MASK, sentinels=tuple(SENTINELS)) if s.drawn else bare
 
 
 def held(stream: np.ndarray) -> store.Store:

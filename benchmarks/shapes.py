@@ -30,6 +30,11 @@ class Shape:
     dropout: float = 0.0  # bert and t5, of everything that they drop
 
     @property
+    def drawn(self) -> bool:
+        """Whether what is read and told of the tokens is drawn: masks, spans."""
+        return self.family in ("bert", "t5")
+
+    @property
     def hidden(self) -> int:
         return self.mlp or 4 * self.embed
 
@@ -65,8 +70,8 @@ class Shape:
     @property
     def parameters(self) -> int:
         """All weights."""
-        D, learned, biased = self.embed, self.family in ("gpt", "bert"), self.family in ("gpt", "bert")
-        lookup = (0 if self.tied else self.vocab * D) + (self.length * D if learned else 0)
+        D, biased = self.embed, self.family in ("gpt", "bert")  # the same two learn positions
+        lookup = (0 if self.tied else self.vocab * D) + (self.length * D if biased else 0)
         norms = {"bert": 2 * self.layers + 2, "t5": 5 * self.layers + 2}.get(self.family, 2 * self.layers + 1) * D * (2 if biased else 1)
         biases = self.layers * (5 * D + self.hidden) if biased else 0
         own = {"bert": 2 * D + D + self.vocab, "t5": 2 * BUCKETS * self.heads}  # sentence types and the head's biases; distances

@@ -14,6 +14,7 @@ from jax import lax
 from benchmarks import data
 from benchmarks.clock import Absent, Clock
 from benchmarks.contenders import bare_encoders
+from benchmarks.contenders.bare_parts import NN, NT, gelu, norm
 from benchmarks.contenders.jax_memory import device_peak  # noqa: F401 - asked for by the job
 from benchmarks.job import Job
 from benchmarks.shapes import Shape
@@ -23,42 +24,26 @@ CPU_OPTIONS = {"xla_cpu_experimental_onednn_custom_call": True, "xla_cpu_prefer_
                "xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-def norm(x, p, name, rms):
-    wide = x.astype(jnp.float32)
-    if rms:
-        return (wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + 1e-5) * p[name + ".weight"]).astype(x.dtype)
-    wide = wide - jnp.mean(wide, -1, keepdims=True)
-    wide = wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + 1e-5)
-    return (wide * p[name + ".weight"] + p[name + ".bias"]).astype(x.dtype)
-
-
-def gelu(x):
-    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
-
-
-_NT, _NN = (((3,), (3,)), ((0, 1), (0, 1))), (((3,), (2,)), ((0, 1), (0, 1)))
-
-
 @jax.custom_vjp
 def attend_cpu(q, k, v):  # [B, H, T, d], q already scaled
     return _attend_cpu(q, k, v)[0]
 
 
 def _attend_cpu(q, k, v):
-    s = lax.dot_general(q, k, _NT, preferred_element_type=jnp.float32)
+    s = lax.dot_general(q, k, NT, preferred_element_type=jnp.float32)
     s = jnp.where(jnp.tril(jnp.ones(s.shape[2:], bool)), s, -1e30)
     p = jax.nn.softmax(s, -1).astype(v.dtype)
-    return lax.dot_general(p, v, _NN), (q, k, v, p)
+    return lax.dot_general(p, v, NN), (q, k, v, p)
 
 
 def _attend_cpu_back(saved, d):
     q, k, v, p = saved
-    d_p = lax.dot_general(d, v, _NT, preferred_element_type=jnp.float32)
+    d_p = lax.dot_general(d, v, NT, preferred_element_type=jnp.float32)
     wide = p.astype(jnp.float32)
     d_s = (wide * (d_p - jnp.sum(wide * d_p, -1, keepdims=True))).astype(q.dtype)
-    d_k = lax.dot_general(q.swapaxes(2, 3), d_s, _NN).swapaxes(2, 3)
-    d_v = lax.dot_general(d.swapaxes(2, 3), p, _NN).swapaxes(2, 3)
-    return lax.dot_general(d_s, k, _NN), d_k, d_v
+    d_k = lax.dot_general(q.swapaxes(2, 3), d_s, NN).swapaxes(2, 3)
+    d_v = lax.dot_general(d.swapaxes(2, 3), p, NN).swapaxes(2, 3)
+    return lax.dot_general(d_s, k, NN), d_k, d_v
 
 
 attend_cpu.defvjp(_attend_cpu, _attend_cpu_back)

@@ -1,14 +1,14 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The losses of BERT and T5, written by hand for the bare step: the same mathematics as every other contender, no framework."""
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from benchmarks import data
+from benchmarks.contenders.bare_parts import NN, NT, gelu, norm
 from benchmarks.shapes import Shape
-
-_NT, _NN = (((3,), (3,)), ((0, 1), (0, 1))), (((3,), (2,)), ((0, 1), (0, 1)))
-
 
 @jax.custom_vjp
 def attend_cpu(q, k, v, bias):  # [B, H, T, d], q already scaled; bias [1, H, T, S], or one number that has no gradient
@@ -16,20 +16,20 @@ def attend_cpu(q, k, v, bias):  # [B, H, T, d], q already scaled; bias [1, H, T,
 
 
 def _attend_cpu(q, k, v, bias):
-    p = jax.nn.softmax(lax.dot_general(q, k, _NT, preferred_element_type=jnp.float32) + bias, -1).astype(v.dtype)
-    return lax.dot_general(p, v, _NN), (q, k, v, p, bias)
+    p = jax.nn.softmax(lax.dot_general(q, k, NT, preferred_element_type=jnp.float32) + bias, -1).astype(v.dtype)
+    return lax.dot_general(p, v, NN), (q, k, v, p, bias)
 
 
 def _attend_cpu_back(saved, d):
     q, k, v, p, bias = saved
-    d_p = lax.dot_general(d, v, _NT, preferred_element_type=jnp.float32)
+    d_p = lax.dot_general(d, v, NT, preferred_element_type=jnp.float32)
     wide = p.astype(jnp.float32)
     d_s = wide * (d_p - jnp.sum(wide * d_p, -1, keepdims=True))
     d_bias = jnp.sum(d_s, 0, keepdims=True) if bias.size > 1 else jnp.zeros_like(bias)
     d_s = d_s.astype(q.dtype)
-    d_k = lax.dot_general(q.swapaxes(2, 3), d_s, _NN).swapaxes(2, 3)
-    d_v = lax.dot_general(d.swapaxes(2, 3), p, _NN).swapaxes(2, 3)
-    return lax.dot_general(d_s, k, _NN), d_k, d_v, d_bias
+    d_k = lax.dot_general(q.swapaxes(2, 3), d_s, NN).swapaxes(2, 3)
+    d_v = lax.dot_general(d.swapaxes(2, 3), p, NN).swapaxes(2, 3)
+    return lax.dot_general(d_s, k, NN), d_k, d_v, d_bias
 
 
 attend_cpu.defvjp(_attend_cpu, _attend_cpu_back)
@@ -43,20 +43,8 @@ def attention(q, k, v, bias, scale, cpu):  # [B, T, heads, d]
     return attend_cpu(q, k, v, jnp.zeros((1, 1, 1, 1)) if bias is None else bias).transpose(0, 2, 1, 3)
 
 
-def layer_norm(x, p, name):
-    wide = x.astype(jnp.float32)
-    wide = wide - jnp.mean(wide, -1, keepdims=True)
-    wide = wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + 1e-12)
-    return (wide * p[name + ".weight"] + p[name + ".bias"]).astype(x.dtype)
-
-
-def rms_norm(x, p, name):
-    wide = x.astype(jnp.float32)
-    return (wide * lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + 1e-6) * p[name + ".weight"]).astype(x.dtype)
-
-
-def gelu(x):
-    return jax.nn.gelu(x.astype(jnp.float32), approximate=False).astype(x.dtype)
+layer_norm = functools.partial(norm, rms=False, eps=1e-12)
+rms_norm = functools.partial(norm, rms=True, eps=1e-6)
 
 
 def cross_entropy(logits, targets, weights):
@@ -77,10 +65,10 @@ def bert(p, tokens, predict, targets, weights, s: Shape, dtype, cpu):
         q, k, v = (heads(linear(x, f"{n}attention.self.{name}")) for name in ("query", "key", "value"))
         y = attention(q, k, v, None, s.head_dim**-0.5, cpu).reshape(B * T, D)
         x = layer_norm(x + linear(y, n + "attention.output.dense"), p, n + "attention.output.LayerNorm")
-        y = linear(gelu(linear(x, n + "intermediate.dense")), n + "output.dense")
+        y = linear(gelu(linear(x, n + "intermediate.dense"), False), n + "output.dense")
         x = layer_norm(x + y, p, n + "output.LayerNorm")
     x = jnp.take_along_axis(x.reshape(B, T, D), predict[:, :, None], 1).reshape(-1, D)
-    x = layer_norm(gelu(linear(x, head + "transform.dense")), p, head + "transform.LayerNorm")
+    x = layer_norm(gelu(linear(x, head + "transform.dense"), False), p, head + "transform.LayerNorm")
     logits = x @ p[e + "word_embeddings.weight"].astype(dtype).T
     return cross_entropy(logits.astype(jnp.float32) + p[head + "bias"], targets, weights)
 

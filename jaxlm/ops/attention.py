@@ -17,7 +17,7 @@ from jax import lax
 from jaxlm.core.errors import UserError, nearest
 from jaxlm.ops import cudnn, masks, splash
 from jaxlm.ops.dense import wide
-from jaxlm.ops.dropout import dropout, kept
+from jaxlm.ops.dropout import dropout, kept, only
 
 Array = jax.Array
 
@@ -193,7 +193,7 @@ def _part(keep: Array | None, start: int, stop: int, end: int) -> Array | None:
 
 
 def _dropped(form: _Form, p: Array, keep: Array | None) -> Array:
-    return p if keep is None else jnp.where(keep, p / (1.0 - form.rate), jnp.zeros((), p.dtype))
+    return p if keep is None else only(p, keep, form.rate)
 
 
 def _over_rows(d_s: Array, bias: Array, queries: int) -> Array:

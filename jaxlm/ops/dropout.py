@@ -17,7 +17,12 @@ def dropout(x: Array, rate: float, key: Array | None, shared: tuple[int, ...] = 
     if key is None or rate == 0.0:
         return x
     shape = tuple(1 if i in shared else n for i, n in enumerate(x.shape))
-    return jnp.where(kept(key, rate, shape), x / (1.0 - rate), jnp.zeros((), x.dtype))
+    return only(x, kept(key, rate, shape), rate)
+
+
+def only(x: Array, keep: Array, rate: float) -> Array:
+    """x where keep is True, scaled up by 1 / (1 - rate), and 0 elsewhere."""
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
 def kept(key: Array, rate: float, shape: tuple[int, ...]) -> Array:

@@ -231,7 +231,9 @@ def test_bfloat16_products_are_bfloat16(family):
     row = report()[family, "bfloat16"]
     if ONEDNN not in row["options"]:
         pytest.skip("this jaxlib or processor computes every bfloat16 product in float32")
-    assert all(row["wide"]) and len(row["wide"]) >= ATTENTIONS.get(family, 1) * LAYERS + 1, row
+    count, expected = len(row["wide"]), ATTENTIONS.get(family, 1) * LAYERS + 1
+    # With dropout gradients of weights may be among them.
+    assert all(row["wide"]) and (count == expected if family in ("gpt", "llama") else count >= expected), row
 
 
 def test_float32_of_bfloat16_is_exact():
