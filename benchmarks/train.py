@@ -23,13 +23,12 @@ def main(arguments: list[str] | None = None) -> list[dict]:
                         "0: processes wait for their turn. By default 1 on a GPU")
     a = parser.parse_args(arguments)
     gpu = a.platform == "gpu"
-    names = (a.shape or (GPU_SHAPES if gpu else CPU_SHAPES)).split(",")
+    chosen = {name: shapes.find(name) for name in (a.shape or (GPU_SHAPES if gpu else CPU_SHAPES)).split(",")}
     entrants = (a.contenders or (GPU_CONTENDERS if gpu else CONTENDERS)).split(",")
     dtypes = a.dtype.split(",") if not gpu else ["bfloat16"]
     with run.Runner("train", a) as runner:
         runner.limits()
-        for name in names:
-            shape = shapes.find(name)
+        for name, shape in chosen.items():
             for dtype in dtypes:
                 one(runner, name, shape, dtype, entrants, a, gpu)
     print(report.text(runner.document()))

@@ -61,24 +61,26 @@ def test_a_bias_of_several_dimensions_and_many_rows():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_norms_after_one_another_cost_what_each_does(dtype):
+def test_norms_after_one_another_cost_what_each_does(dtype, monkeypatch):
     """Eight norms with additions between them and their gradients, as a post-norm model has them: operations as the compiled program
-    does them, no more than 2.4 times those of four.
+    does them, no more than 2.1 times those of four.
 
     Fails without `_stored` in the forward pass of a bfloat16 program or in the backward pass (3 times and more): each norm then
     computes all before it anew.
     """
     if jax.__version_info__ < (0, 12):
         pytest.skip("this XLA:CPU drops the barriers")
+    # oneDNN's form of a program, which a processor without AVX-512 would not get, is the one that suffers.
+    monkeypatch.setitem(compiler.OPTIONS, "narrow_cpu", compiler.OPTIONS["cpu"])
 
     def operations(count):
         def f(x, w, scale, bias):
-            for i in range(count):
-                x = rows.layer_norm(1e-5, x + w[i], scale[i], bias[i])
+            for each in zip(w, scale, bias, strict=True):
+                x = rows.layer_norm(1e-5, x + each[0], *each[1:])
             return jnp.sum(jnp.square(x.astype(jnp.float32)))
 
-        shapes = [((64, 128), dtype), ((count, 64, 128), dtype), ((count, 128), "float32"), ((count, 128), "float32")]
-        lowered = jax.jit(jax.grad(f, (0, 1, 2, 3))).lower(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+        one, vector = jax.ShapeDtypeStruct((64, 128), dtype), jax.ShapeDtypeStruct((128,), "float32")
+        lowered = jax.jit(jax.grad(f, (0, 1, 2, 3))).lower(one, [one] * count, [vector] * count, [vector] * count)
         return lowered.compile(compiler_options=compiler.options()).cost_analysis()["flops"]
 
-    assert operations(8) < 2.4 * operations(4)
+    assert operations(8) < 2.1 * operations(4)

@@ -17,19 +17,39 @@ PLAIN = Option(512, "a reason", "a source")
 
 @pytest.fixture
 def table(monkeypatch):
-    """Puts another table in the place of the CPU's."""
+    """Puts another table in the place of the CPU's, whichever it is."""
+    def put(**options: Option) -> None:
+        for kind in ("cpu", "narrow_cpu"):
+            monkeypatch.setitem(compiler.OPTIONS, kind, options)
+
     compiler._usable.cache_clear()
-    yield lambda **options: monkeypatch.setitem(compiler.OPTIONS, "cpu", options)
+    yield put
     compiler._usable.cache_clear()
+
+
+@pytest.mark.parametrize("text, narrow", [
+    ("processor\t: 0\nflags\t\t: fpu avx2 fma\nbugs\t: spectre\n", True), ("flags\t\t: fpu avx2 avx512f avx512bw\nbugs\t:\n", False),
+    ("processor\t: 0\nFeatures\t: fp asimd bf16\n", False), (None, False)])
+def test_which_table_a_processor_has(monkeypatch, tmp_path, text, narrow):
+    """Fails if a processor without AVX-512 gets what was measured with it, or one of another kind the table of that one:
+    `return False` in narrow, or in place of its first line flags = re.search("", "")."""
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(compiler, "_CPUINFO", path)
+    compiler.narrow.cache_clear()
+    for kind, value in (("cpu", 256), ("narrow_cpu", 128)):
+        monkeypatch.setitem(compiler.OPTIONS, kind, {"xla_cpu_prefer_vector_width": Option(value, "a reason", "a source")})
+    assert compiler.options() == {"xla_cpu_prefer_vector_width": 128 if narrow else 256}
 
 
 def test_every_option_has_its_reason_and_is_known():
     """Fails if an option is misspelt. XLA parses the names of all platforms but TPU's own everywhere."""
-    assert set(compiler.OPTIONS) == {"cpu", "gpu", "tpu"}
-    for platform in ("cpu", "gpu"):
+    assert set(compiler.OPTIONS) == {"cpu", "narrow_cpu", "gpu", "tpu"}
+    for platform in ("cpu", "narrow_cpu", "gpu"):
         for name, option in compiler.OPTIONS[platform].items():
             assert option.reason and option.source
-            if (platform, jax.__version__ < "0.12") != ("cpu", True):  # newer options may be unknown to an older jaxlib
+            if "cpu" not in platform or jax.__version__ >= "0.12":  # newer options may be unknown to an older jaxlib
                 for value in {option.value, option.without} - {None}:
                     jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options={name: value})
 

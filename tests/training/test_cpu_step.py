@@ -42,7 +42,7 @@ ATTENTIONS = {"t5": 3}
 PRODUCTS = {"t5": 6 + 11}
 BEHIND = {"bert": 2}
 # XLA:CPU's names for products that a library computes: calls, and fusions that it gets whole.
-ONEDNN = "xla_cpu_experimental_onednn_custom_call"
+ONEDNN, YNNPACK = "xla_cpu_experimental_onednn_custom_call", "xla_cpu_experimental_ynn_fusion_type"
 CALL = r"custom-call\(.*custom_call_target=\"__onednn\$matmul\""
 LIBRARIES = ("__onednn$", "__ynn_fusion", "__xnn_fusion")
 
@@ -181,6 +181,8 @@ def main() -> None:
     for family in MODELS:
         for dtype in ("float32", "bfloat16"):
             print(json.dumps(measure(family, dtype)), flush=True)
+    # A processor without AVX-512 can run oneDNN's products, though they are slower there: their numbers are looked at everywhere.
+    compiler.OPTIONS["narrow_cpu"] = compiler.OPTIONS["cpu"]
     if ONEDNN in compiler.options():
         print(json.dumps(wide_errors()), flush=True)
     for family in VALUES if ONEDNN in compiler.options() else PLAIN:
@@ -217,6 +219,8 @@ def test_every_product_is_a_librarys(family, dtype):
     if ONEDNN in row["options"]:
         assert row["loose"] == []
         assert row["calls"] >= 3 * (PRODUCTS.get(family, 6) * LAYERS + BEHIND.get(family, 1)), row
+    elif row["options"].get(YNNPACK) == "":
+        pytest.skip("products are calls of Eigen here, which the program's text does not tell from loops")
     else:  # older jaxlibs' libraries do not take the form of a weight's gradient, rows times rows, nor all of attention's
         beyond = ("lhs_contracting_dims={0}, rhs_contracting_dims={0}", "lhs_batch_dims")
         assert [line for line in row["loose"] if not any(form in line for form in beyond)] == []
