@@ -4,6 +4,7 @@ import time
 
 import jax
 
+from benchmarks import drawn
 from benchmarks.clock import Clock
 from benchmarks.contenders import jaxlm_page
 from benchmarks.job import Job
@@ -13,7 +14,7 @@ from jaxlm.parallel import place
 
 
 def checkpoint(job: Job, clock: Clock) -> None:
-    run = experiments.experiment(jaxlm_page.config(job), jaxlm_page.vocabulary(job))
+    run = experiments.experiment(jaxlm_page.config(job), drawn.vocabulary(job.shape))
     with place.use(run.layout), Checkpoints(jaxlm_page.scratch(job) / "checkpoints", run.section("checkpoints")) as checkpoints:
         state = jax.block_until_ready(jaxlm_page.state(job, run))
         figures: dict[str, list[float]] = {"blocking": [], "complete": [], "restore": []}

@@ -3,6 +3,7 @@
 import jax
 from absl import flags
 
+from benchmarks import drawn
 from benchmarks.clock import Clock, Done
 from benchmarks.contenders import jaxlm_page
 from benchmarks.contenders.jax_memory import device_peak  # noqa: F401 - asked for by the job
@@ -23,7 +24,7 @@ def train(job: Job, clock: Clock) -> None:
     flags.FLAGS(["jaxlm train", f"--workdir={workdir}"])
     config = jaxlm_page.config(job)
     experiments.settle(config)  # as the command's main does
-    run = experiments.experiment(config, jaxlm_page.vocabulary(job))
+    run = experiments.experiment(config, drawn.vocabulary(job.shape))
     peak, _ = flops.peak(jax.local_devices()[0])
     _tick_after_each_step(clock)
     try:

@@ -10,7 +10,6 @@ from jaxlm import build
 from jaxlm.checkpoints.hf import families, table
 from jaxlm.cli import experiment as experiments
 from jaxlm.core import tree
-from jaxlm.core.types import Vocabulary
 from jaxlm.data import corpus
 
 # As Hugging Face calls the families of shapes.
@@ -47,10 +46,6 @@ def config(job: Job):
     c.eval.every = c.checkpoints.every = 0
     build.validate(c)
     return c
-
-
-def vocabulary(job: Job) -> Vocabulary:
-    return drawn.vocabulary(job.shape)
 
 
 def text(job: Job) -> corpus.Corpus:

@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 
-from benchmarks import data
+from benchmarks import data, drawn
 from benchmarks.clock import Clock
 from benchmarks.contenders import jaxlm_page
 from benchmarks.contenders.jax_memory import device_peak  # noqa: F401 - asked for by the job
@@ -19,11 +19,11 @@ from jaxlm.training import step as steps
 def train(job: Job, clock: Clock) -> None:
     config = jaxlm_page.config(job)
     experiments.settle(config)  # as the command's main does, so that the difference is the loop's
-    run = experiments.experiment(config, jaxlm_page.vocabulary(job))
+    run = experiments.experiment(config, drawn.vocabulary(job.shape))
     with place.use(run.layout):
         state = jaxlm_page.state(job, run)
-        drawn = sampler.Sampler(jaxlm_page.text(job).train, job.shape.batch, 0, shuffle=False)
-        with run.batches(drawn, 0, len(data.batches(job.path, job.shape))) as source:
+        numbers = sampler.Sampler(jaxlm_page.text(job).train, job.shape.batch, 0, shuffle=False)
+        with run.batches(numbers, 0, len(data.batches(job.path, job.shape))) as source:
             batches = list(run.put(source, job.shape.batch))
         step = steps.make_step(run.learner, run.objective, run.tx, run.schedule, run.trainable, job.shape.accumulate)
         program = steps.compile_step(step, state, batches[0], run.layout.replicated, run.compiler_options)

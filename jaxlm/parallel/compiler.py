@@ -35,8 +35,8 @@ class Option:
     value: Value
     reason: str
     source: str
-    # Set only where a bfloat16 product then becomes this, in the text of its program. A library: else it would only cost, and jaxlib 0.12 cannot keep
-    # a program that calls oneDNN, which takes softmax in float32 too. Such a program is compiled again by each process.
+    # Set only where a bfloat16 product then becomes this in its program's text: a plain dot, or oneDNN's call, without which it would
+    # only cost (jaxlib 0.12 cannot keep a program with that call, which takes softmax in float32 too: each process compiles it again).
     call: str = ""
     # Of those, what float32 programs get too where they are heavy: its gain then outweighs being compiled anew.
     float32: bool = False
@@ -67,8 +67,7 @@ OPTIONS: dict[str, dict[str, Option]] = {
     "narrow_cpu": {
         "xla_cpu_experimental_ynn_fusion_type": Option(
             "", "bfloat16 products by Eigen: 6 x 384 in 0.87 and BERT base in 0.71 of the time of oneDNN's, 0.88 and 0.85 of YNNPACK's. "
-            "float32 stays with YNNPACK, which is as fast there: with oneDNN for weights' gradients they take 1.1 of it", "measured",
-            call="dot("),
+            "float32 stays as jaxlib has it: with oneDNN for weights' gradients it takes 1.05 to 1.1 of the time", "measured", call="dot("),
         "xla_cpu_copy_insertion_use_region_analysis": _IN_PLACE,
     },
     "gpu": {
