@@ -151,7 +151,7 @@ def growths(documents: list[dict]) -> list[str]:
     return out
 
 
-# By how their files in results/ begin; amd and amd5 are a second and a third machine, without AMX.
+# By how their files in results/ begin; amd and amd5 are a second and a third machine, without AMX, and amd3 a fourth, with AVX2 only.
 SUMMARIES: dict[str, Callable[[list[dict]], list[str]]] = {
     "cpu_train": steps, "amd_train": steps, "amd5_train": steps, "amd3_train": steps, "cpu_memory": peaks, "cpu_decode": streams,
     "cpu_speculative": drafts, "cpu_input": pipelines, "cpu_checkpoint": saves, "cpu_compile": starts, "cpu_growth": growths,

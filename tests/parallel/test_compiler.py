@@ -37,7 +37,6 @@ def test_which_table_a_processor_has(monkeypatch, tmp_path, text, narrow):
     if text is not None:
         path.write_text(text)
     monkeypatch.setattr(compiler, "_CPUINFO", path)
-    compiler.narrow.cache_clear()
     for kind, value in (("cpu", 256), ("narrow_cpu", 128)):
         monkeypatch.setitem(compiler.OPTIONS, kind, {"xla_cpu_prefer_vector_width": Option(value, "a reason", "a source")})
     assert compiler.options() == {"xla_cpu_prefer_vector_width": 128 if narrow else 256}
