@@ -4,6 +4,7 @@ import errno
 import logging
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -64,9 +65,15 @@ def quiet_failed_saves() -> None:
     """Orbax raises a failed save, which is told in one line. Here go what it and the libraries below print of it besides, by five ways:
     its log, asyncio's of tasks that nobody waits for any more, both of Python's hooks, and warnings of what never began."""
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname + record.getMessage()))
+        logging.getLogger(name).addFilter(lambda record: not (record.exc_info and _of_orbax(record)))
     warnings.filterwarnings("ignore", r"coroutine 'async_serialize", RuntimeWarning)
     sys.excepthook, sys.unraisablehook = _uncaught, _unraisable
+
+
+def _of_orbax(record: logging.LogRecord) -> bool:
+    """Orbax wrote it; or asyncio, of a task that is named after it or, of a bare future, of an error that passed through its code."""
+    passed = "".join(frame.f_code.co_filename for frame, _ in traceback.walk_tb(record.exc_info[2])) if record.name == "asyncio" else ""
+    return "orbax" in record.pathname + record.getMessage() + passed
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: object) -> None:
