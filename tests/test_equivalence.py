@@ -1,6 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """Same losses and gradients under every layout: family x rules x accumulation x remat against one plain computation."""
 import contextlib
+import dataclasses
 import functools
 import itertools
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlm import build
 from jaxlm.core import tree
 from jaxlm.parallel import mesh, place, rules
 from jaxlm.training import state as states
@@ -25,10 +27,10 @@ SOURCED = [name for name in FAMILIES if families.reads_source(name)]
 OF_A_MICRO_BATCH = {"llama_moe": {"router_aux": 0.0, "router_z": 0.0}}
 # Every rule needs an entry. The expert axis is data parallel to all that is no expert.
 MESHES = {
-    "dp": {"data": 4, "expert": 2},
+    "dp": {"data": 8},
     "fsdp": {"data": 2, "fsdp": 4},
     "fsdp_seq": {"data": 2, "fsdp": 2, "seq": 2},
-    "tp": {"data": 4, "tensor": 2},
+    "tp": {"data": 2, "expert": 2, "tensor": 2},
     "fsdp_tp": {"data": 2, "fsdp": 2, "tensor": 2},
 }
 # Experts split in two and in four, beside each other axis.
@@ -106,6 +108,19 @@ def test_layouts_and_accumulation(family, rule, micro_batches):
     without = OF_A_MICRO_BATCH.get(family, {}) if micro_batches > 1 else {}
     found = run(family, layout_of(rule, family), micro_batches, **without)
     close(found, reference(family, tuple(without.items())))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_micro_batches_of_devices_that_share_only_rows(family):
+    """Each of 8 devices computes its own rows as if it were alone: what is dropped, and the experts' balance of a whole micro-batch,
+    are those of one device that computes all rows.
+
+    Fails if a device numbers its rows from 0 (`first = 0` in dropout.kept), if a number for each word or weight is drawn as if they
+    were rows (drop `rows=False` in models/lstm.py), or a device balances its own tokens (drop `cut.total` in models/llama.py)."""
+    declared = build.find("model", families.FAMILIES[family].file or family).Config
+    dropped = {field.name: 0.3 for field in dataclasses.fields(declared) if field.name.endswith("dropout")}
+    layout = place.Layout(mesh.make(mesh.Config(data=8)), rules.find("dp"))
+    close(run(family, layout, 4, **dropped), run(family, None, 4, **dropped))
 
 
 @pytest.mark.parametrize("family,rule", [

@@ -135,7 +135,7 @@ def _attend(name: str, q: Array, k: Array, v: Array, mask: Mask, bias: Array | N
     """`attend` by the backend of that name; a kernel, which the compiler cannot split, on each device's own rows and heads."""
     asked = {field: value for field, value in options.items() if field != "scale"}
     name, layout = backend(name, q, k, mask, bias, **asked), place.active()
-    if name not in KERNELS or layout is None:
+    if name not in KERNELS or layout is None or layout.cut:
         return attend(q, k, v, mask, bias=bias, backend=name, library=compiler.library(), **options)
     if why := refusal(name, q, k, mask, bias=bias, **asked):  # said of the whole, before it is cut
         raise UserError(f"attention_backend '{name}': {why}. Or set it to 'auto'.")

@@ -142,9 +142,9 @@ def _on_devices(layout: place.Layout, activation: str, x: Array, weights: Array,
         sums=tuple(a for a in (*of_experts, *used("act_mlp")) if a not in of_tokens),
         gathers=gathers,
     )
-    compute = jax.shard_map(
-        functools.partial(_compute, activation, ragged.backend(layout.platform), split),
-        mesh=layout.mesh, in_specs=(tokens, tokens, tokens, *specs), out_specs=tokens)
+    compute = functools.partial(_compute, activation, ragged.backend(layout.platform), split)
+    if not layout.cut:
+        compute = jax.shard_map(compute, mesh=layout.mesh, in_specs=(tokens, tokens, tokens, *specs), out_specs=tokens)
     # Kept for the backward pass, the gathered matrices of all layers would be the whole model on every device.
     kept = lambda primitive, *_, **__: primitive.name not in ("all_gather", "convert_element_type", "pvary")
     return jax.checkpoint(compute, policy=kept)(x, weights, experts, *stored)

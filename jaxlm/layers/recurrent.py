@@ -102,7 +102,7 @@ class Recurrent(nnx.Module):
                 given = push[:, :, 2]
                 push = jnp.concatenate([push[:, :, :2], jnp.broadcast_to(bias[None, None, None], push[:, :, :1].shape)], axis=2)
             # Gathered once and not in each step; kept until the layer's gradient is computed.
-            kernel = dropout(gathered(self.recurrent.kernel.get_value(), _AXES), self.weight_dropout, key)
+            kernel = dropout(gathered(self.recurrent.kernel.get_value(), _AXES), self.weight_dropout, key, rows=False)
             state, h = _run(CELLS[self.cell][0], kernel, push, given, marks, state)
             return move(jnp.swapaxes(h, 0, 1), ("batch", None, "act_embed"), ("batch", "seq", "act_embed")), state
 

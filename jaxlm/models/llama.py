@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxlm.core import cut
 from jaxlm.core.functional import Functional
 from jaxlm.core.types import Array, Batch, Mean, Outputs
 from jaxlm.layers import cache as caches
@@ -206,7 +207,7 @@ class Llama(nnx.Module):
 
     def _aux(self, loads: route.Load) -> dict[str, Mean]:
         """The router's terms of the loss, times their coefficients, weighted by tokens; those of coefficient 0 left out."""
-        c, tokens = self.config, loads.tokens[0]
+        c, tokens, loads = self.config, loads.tokens[0], cut.total(loads)
         terms = (("router_balance", c.router_aux, route.balance), ("router_z", c.router_z, route.z_loss))
         return {name: Mean(scale * term(loads) * tokens, tokens) for name, scale, term in terms if scale}
 

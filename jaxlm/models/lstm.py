@@ -91,7 +91,7 @@ class LSTM(nnx.Module):
         drop = lambda x, rate, key: dropout(x, rate, key, shared=(1,) if c.locked else ())
 
         x = self.embed(tokens, batch.get("positions"))
-        x = x * jnp.take(dropout(jnp.ones((c.vocab_size, 1), x.dtype), c.word_dropout, words), tokens, axis=0)
+        x = x * jnp.take(dropout(jnp.ones((c.vocab_size, 1), x.dtype), c.word_dropout, words, rows=False), tokens, axis=0)
         x = drop(x, c.embed_dropout, first)
         if self.projection_in is not None:
             x = constrain(self.projection_in(x), "batch", "seq", "act_embed")

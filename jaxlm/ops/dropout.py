@@ -6,18 +6,21 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.random import threefry2x32_p
 
+from jaxlm.core import cut
+
 Array = jax.Array
 
 
-def dropout(x: Array, rate: float, key: Array | None, shared: tuple[int, ...] = ()) -> Array:
+def dropout(x: Array, rate: float, key: Array | None, shared: tuple[int, ...] = (), rows: bool = True) -> Array:
     """x with each element zeroed with probability `rate` and the rest scaled up by 1 / (1 - rate).
 
     Along the dimensions `shared` all elements have one fate (positions: the locked masks of Gal and Ghahramani 2016).
+    rows: the first dimension is rows of the batch; False of weights.
     """
     if key is None or rate == 0.0:
         return x
     shape = tuple(1 if i in shared else n for i, n in enumerate(x.shape))
-    return only(x, kept(key, rate, shape), rate)
+    return only(x, kept(key, rate, shape, rows), rate)
 
 
 def only(x: Array, keep: Array, rate: float) -> Array:
@@ -25,9 +28,9 @@ def only(x: Array, keep: Array, rate: float) -> Array:
     return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
 
 
-def kept(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
+def kept(key: Array, rate: float, shape: tuple[int, ...], rows: bool = True) -> Array:
     """bool of that shape, True with probability 1 - rate, 0 < rate < 1: a function of the key and of an element's indices alone, however
-    it is split over devices.
+    it is split over devices, the first of them being that in the whole batch where only a part of its rows is computed (core/cut.py).
 
     The numbers are Threefry's, as jax.random's are, but computed element by element along with what they decide: of
     `jax.random.bernoulli` XLA:CPU makes loops over arrays in memory (2 x 8 x 512 x 512 on two cores of an AMD EPYC: 39 ms and 2.8;
@@ -37,7 +40,9 @@ def kept(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     if words.shape != (2,):  # of a generator that is not Threefry
         words = jax.random.bits(key, (2,), jnp.uint32)
     shape, wanted = shape or (1,), shape
-    number = lambda dimension: lax.broadcasted_iota(jnp.uint32, shape, dimension)
+    first = cut.rows_before(shape[0]) if rows else 0
+    index = lambda dimension: lax.broadcasted_iota(jnp.uint32, shape, dimension)
+    number = lambda dimension: index(dimension) if dimension or isinstance(first, int) else index(dimension) + first.astype(jnp.uint32)
     last = len(shape) - 1
     row = jnp.zeros(shape, jnp.uint32)
     for dimension in range(last):

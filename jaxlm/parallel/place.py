@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlm.core import tree
+from jaxlm.core import cut, tree
 from jaxlm.core.errors import UserError
 from jaxlm.core.types import Array, Batch
 from jaxlm.parallel.rules import Rules, entries
@@ -20,10 +20,14 @@ from jaxlm.parallel.rules import Rules, entries
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A mesh and the rules that lay arrays on it."""
+    """A mesh and the rules that lay arrays on it.
+
+    cut: what is traced is one device's part of a program, cut up by `sum_of_parts`, and splits nothing itself.
+    """
 
     mesh: Mesh
     rules: Rules
+    cut: bool = False
 
     @property
     def platform(self) -> str:
@@ -53,9 +57,9 @@ def platform() -> str:
 
 
 def alone() -> bool:
-    """Whether there is nothing to split over: no layout in force, or one of a single device."""
+    """Whether there is nothing to split over: no layout in force, or one of a single device, or a device's part of a program."""
     layout = active()
-    return layout is None or layout.mesh.size == 1
+    return layout is None or layout.mesh.size == 1 or layout.cut
 
 
 @contextlib.contextmanager
@@ -76,7 +80,7 @@ def constrain(x: Array, *axes: str | None) -> Array:
         return x
     if len(axes) != x.ndim:
         raise ValueError(f"{len(axes)} axis names {axes} for an array of shape {x.shape}")
-    return jax.lax.with_sharding_constraint(x, layout.sharding(*axes))
+    return x if layout.cut else jax.lax.with_sharding_constraint(x, layout.sharding(*axes))
 
 
 def parts(axis: str) -> int:
@@ -125,6 +129,32 @@ def _sum_copies(layout: Layout, split: tuple, axes: tuple, stored: tuple, _: Non
 
 
 _copies.defvjp(lambda layout, split, axes, stored, x: (_copies(layout, split, axes, stored, x), None), _sum_copies)
+
+
+def sum_of_parts(compute: Callable[[Any, Any], tuple[Any, Any]], whole: Any, rows: Any) -> tuple[Any, Any]:
+    """compute(whole, rows) -> (sums over rows, rows): where devices share nothing but the batch, by each of them on its own rows, as if
+    there were no others; then their sums are added up, once. Rows that are returned stay where they are.
+
+    Left to the compiler, what is summed in a loop is sent in each of its turns (XLA for CPU and TPU, jaxlib 0.10 to 0.12).
+    What compute has to know of other devices' rows it finds in core/cut.py.
+    """
+    layout = active()
+    over = () if layout is None else layout.rules.only_rows(layout.mesh.shape)
+    if not over:
+        return compute(whole, rows)
+
+    def one(whole: Any, rows: Any) -> tuple[Any, Any]:
+        token = _ACTIVE.set(Layout(layout.mesh, Rules(layout.rules.name, {}, {}), cut=True))
+        try:
+            with cut.along(over):
+                sums, rows = compute(whole, rows)
+        finally:
+            _ACTIVE.reset(token)
+        return jax.lax.psum(sums, over), rows
+
+    none, split = PartitionSpec(), PartitionSpec(over)
+    # Unchecked, because a gradient is a device's own until the end: checked, autodiff sums it where it arises.
+    return jax.shard_map(one, mesh=layout.mesh, in_specs=(none, split), out_specs=(none, split), check_vma=False)(whole, rows)
 
 
 def move(x: Array, here: tuple[str | None, ...], there: tuple[str | None, ...]) -> Array:

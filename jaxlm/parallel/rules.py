@@ -48,6 +48,12 @@ class Rules:
         """Into how many parts a mesh of these sizes splits an activation's axis."""
         return math.prod(sizes[name] for name in self.acts.get(axis, ()))
 
+    def only_rows(self, sizes: Mapping[str, int]) -> tuple[str, ...]:
+        """All mesh axes of more than one device, outermost first, if none of them splits anything but rows; else ()."""
+        rows = tuple(name for name in self.acts.get("batch", ()) if sizes[name] > 1)
+        others = {name for axis, names in (*self.params.items(), *self.acts.items()) if axis != "batch" for name in names}
+        return rows if all(size == 1 or name in rows and name not in others for name, size in sizes.items()) else ()
+
     def used(self) -> set[str]:
         """The mesh axes over which anything is split."""
         return {name for table in (self.params, self.acts) for names in table.values() for name in names}

@@ -11,7 +11,7 @@ import optax
 from jaxlm.core import tree
 from jaxlm.core.types import Array, Batch, Mean, Objective, Params, TrainState
 from jaxlm.optim import clip
-from jaxlm.parallel import compiler
+from jaxlm.parallel import compiler, place
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
@@ -43,28 +43,34 @@ def gradients(loss: Loss, params: Params, batch: Batch, carry: Any, key: Array,
               micro_batches: int) -> tuple[tuple[Params, dict[str, Mean]], Any]:
     """((sums over all micro-batches of d(summed loss)/d(params), in float32, and of the Means), the next carry).
 
-    Nothing is divided yet.
+    Nothing is divided yet. Devices that share nothing but the batch add their sums up once, whatever the number of micro-batches.
     """
     # Micro-batch m takes rows m, m + M, ...: each device splits its own rows, none move.
     split = lambda x: jnp.swapaxes(x.reshape(-1, micro_batches, *x.shape[1:]), 0, 1)
     join = lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
 
-    def one(index: Array, part: Batch, carry: Any) -> tuple[tuple[Params, dict[str, Mean]], Any]:
-        (_, (means, carry)), grads = jax.value_and_grad(loss, has_aux=True)(params, part, jax.random.fold_in(key, index), carry)
+    def one(whole: tuple, index: Array, part: Batch, carry: Any) -> tuple[tuple[Params, dict[str, Mean]], Any]:
+        params, frozen, key = whole
+        own = dataclasses.replace(loss, frozen=frozen)
+        (_, (means, carry)), grads = jax.value_and_grad(own, has_aux=True)(params, part, jax.random.fold_in(key, index), carry)
         return (jax.tree.map(lambda g: g.astype(jnp.float32), grads), means), carry
 
+    def add_up(whole: tuple, rows: tuple) -> tuple[tuple[Params, dict[str, Mean]], Any]:
+        parts = jax.tree.map(split, rows)
+        sums, _ = jax.eval_shape(one, whole, jnp.int32(0), *jax.tree.map(lambda x: x[0], parts))
+
+        def add(total: Any, x: tuple) -> tuple[Any, Any]:
+            part, carry = one(whole, *x)
+            return jax.tree.map(jnp.add, total, part), carry
+
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
+        total, carry = jax.lax.scan(add, zeros, (jnp.arange(micro_batches), *parts))
+        return total, jax.tree.map(join, carry)
+
+    whole = (params, loss.frozen, key)
     if micro_batches == 1:
-        return one(jnp.zeros((), jnp.int32), batch, carry)
-    parts = jax.tree.map(split, (loss.objective.balance(batch), carry))
-    sums, _ = jax.eval_shape(one, jnp.int32(0), *jax.tree.map(lambda x: x[0], parts))
-
-    def add(total: Any, x: tuple) -> tuple[Any, Any]:
-        part, carry = one(*x)
-        return jax.tree.map(jnp.add, total, part), carry
-
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums)
-    total, carry = jax.lax.scan(add, zeros, (jnp.arange(micro_batches), *parts))
-    return total, jax.tree.map(join, carry)
+        return one(whole, jnp.zeros((), jnp.int32), batch, carry)
+    return place.sum_of_parts(add_up, whole, (loss.objective.balance(batch), carry))
 
 
 def backward(loss: Loss, train: Params, frozen: Params, rng: Array, done: Array, batch: Batch, carry: Any,

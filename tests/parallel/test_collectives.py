@@ -165,7 +165,7 @@ def collectives(text: str) -> dict[str, int]:
     return dict(found)
 
 
-def measure(family: str, rule: str, chunks: int = 1) -> dict:
+def measure(family: str, rule: str, chunks: int = 1, micro_batches: int = 1) -> dict:
     """Compile the training step of a family under a rule, run it twice, and tell what was seen; chunks are the loss's."""
     config, layout = MODELS[family], layout_of(rule, family)
     model = sys.modules[type(config).__module__].build(config)
@@ -183,7 +183,8 @@ def measure(family: str, rule: str, chunks: int = 1) -> dict:
             read = np.resize(rows, (ROWS, SOURCE))
             host |= {"source_tokens": read, "source_segments": np.ones_like(read), "source_positions": np.cumsum(np.ones_like(read), 1, np.int32) - 1}
         batch = place.put(host, layout, ROWS)
-        step = steps.make_step(model, objective.build(objective.Config(chunks=chunks)), tx, optax.constant_schedule(1e-3), trainable)
+        step = steps.make_step(model, objective.build(objective.Config(chunks=chunks)), tx, optax.constant_schedule(1e-3), trainable,
+                               micro_batches)
         with compiler.tracing_for(compiler.options()):
             pass  # the trial products that these compile, once in a process, are none of the step's
         note = lambda event, duration, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
@@ -216,6 +217,8 @@ def main(quick: bool) -> None:
     for rule in CHUNKED if quick else ():
         print(f"case: chunked {rule}", file=sys.stderr, flush=True)
         print(json.dumps({"case": f"chunked {rule}", **measure("llama", rule, chunks=3)}), flush=True)
+    if quick:
+        print(json.dumps({"case": "accumulated dp", **measure("llama", "dp", micro_batches=2)}), flush=True)
 
 
 @functools.cache
@@ -232,7 +235,7 @@ def reports(quick: bool) -> dict[str, dict]:
 
 
 def report(family: str, rule: str) -> dict:
-    return reports(family == "chunked" or (family, rule) in QUICK)[f"{family} {rule}"]
+    return reports(family in ("chunked", "accumulated") or (family, rule) in QUICK)[f"{family} {rule}"]
 
 
 @pytest.mark.parametrize("family,rule", EVERY)
@@ -251,6 +254,14 @@ def test_chunks_of_the_loss_send_no_more(rule):
     seen = report("chunked", rule)
     assert {tuple(key.split()): count for key, count in seen["collectives"].items()} == CHUNKED[rule]
     assert "Involuntary full rematerialization" not in seen["stderr"]
+
+
+def test_micro_batches_send_no_more():
+    """Gradients are summed over devices once a step, those of the loop's layers with the others. Fails if each micro-batch sends its own,
+    and each layer of it: `return compute(whole, rows)` first in place.sum_of_parts."""
+    found = {tuple(key.split()): count for key, count in report("accumulated", "dp")["collectives"].items()}
+    norms = 2  # of all layers, stacked
+    assert found == {("all-reduce", "weight", "outside"): sum(LLAMA["dp"].values()) + norms}
 
 
 def test_split_positions_are_computed_where_they_are():
