@@ -109,7 +109,7 @@ def fit(run: experiments.Experiment, state: TrainState, tokenizer: Any, corpus: 
         with stop.between_steps():
             state = loop.train(
                 state, compiled, itertools.chain([batch], put), train, rates, start=begin, write=record.write, save=save_whole,
-                events=(assessing, loop.Event(run.config.checkpoints.every, save)), waited=lambda: source.waiting.seconds,
+                events=(assessing, loop.Event(run.config.checkpoints.every, save)),
                 profile_dir=str(workdir / "profile"), stop=stop, watch=recorder.watch)
             checkpoints.wait()
     return state, latest

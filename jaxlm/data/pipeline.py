@@ -1,6 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""Batches made ready on a thread while the device works, and the time the program still had to wait for them."""
-import time
+"""Batches made ready on a thread while the device works."""
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -27,20 +26,6 @@ def make(sampler: Drawn, prepare: Prepare, step: int, rows: slice = slice(None))
     return prepare(sampler.batch(step, rows), lambda i: sampler.rng(step, numbers[i]))
 
 
-class Waiting:
-    """Seconds spent waiting in `next`: high when the data cannot keep up with the device."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.count = 0
-        self.last = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.seconds += seconds
-        self.count += 1
-        self.last = seconds
-
-
 class Batches:
     """Iterator of (step, batch) for steps [start, stop), `prefetch` batches ahead on a thread (0: made when asked for).
 
@@ -52,7 +37,6 @@ class Batches:
                  prefetch: int = 2):
         if prefetch < 0:
             raise ValueError(f"prefetch={prefetch} must not be negative")
-        self.waiting = Waiting()
         # One thread: more of them fight over the interpreter lock with the thread that feeds the device.
         options = grain.ReadOptions(num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch)
         steps = grain.MapDataset.range(start, max(start, stop))
@@ -66,14 +50,11 @@ class Batches:
     def __next__(self) -> tuple[int, Batch]:
         if self._closed:
             raise StopIteration
-        began = time.monotonic()
         try:
             return next(self._inner)
         except BaseException:
             self.close()
             raise
-        finally:
-            self.waiting.add(time.monotonic() - began)
 
     def close(self) -> None:
         """Stop making batches."""

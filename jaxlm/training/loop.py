@@ -94,7 +94,6 @@ def train(
     write: Callable[[int, dict[str, float]], None],
     events: tuple[Event, ...],
     save: Callable[[int, TrainState], None],
-    waited: Callable[[], float],
     profile_dir: str,
     stop: Stop,
     watch: Callable[[int, dict[str, Any], TrainState], None] = lambda number, metrics, state: None,
@@ -102,12 +101,12 @@ def train(
     """Runs updates start + 1 to config.steps and returns the last state.
 
     step(state, batch) gives its metrics packed; write(step, values) records; save(step, state) writes a checkpoint and waits until
-    it is whole; waited() is the seconds spent waiting for data so far; stop is asked after every step and event; watch(step,
-    metrics, state) sees every step's metrics on the host, with the state after the newest dispatched step, which it must not
-    keep. Raises UserError after max_skipped non-finite steps in a row and Interrupted after a signal, both once the state is saved.
+    it is whole; stop is asked after every step and event; watch(step, metrics, state) sees every step's metrics on the host, with
+    the state after the newest dispatched step, which it must not keep. Raises UserError after max_skipped non-finite steps in a row and Interrupted after a signal, both once the state is saved.
     """
-    window = Window(rates, waited)
     pending: tuple[int, packed.Packed] | None = None
+    fed = Fed(batches, busy=lambda: pending is not None and not pending[1].words.is_ready())
+    window = Window(rates, lambda: fed.waited)
     allocator.give_back()  # what reading weights and compiling took
     with Progress(config.steps, "train", "steps", start=start) as bar:
 
@@ -134,7 +133,7 @@ def train(
                     "schedule.warmup or set optimizer.clip_norm. ")
 
         profiled = range(config.profile_at, config.profile_at + config.profile_steps if config.profile_at else 0)
-        for number, batch in enumerate(batches, start + 1):
+        for number, batch in enumerate(fed, start + 1):
             if profiled and number == profiled[0]:
                 jax.profiler.start_trace(profile_dir)
             with jax.profiler.StepTraceAnnotation("train", step_num=number), jax.transfer_guard("disallow"):
@@ -170,6 +169,24 @@ def train(
                 say(f"{name}: saved after step {number} of {config.steps}. Run the same command again to go on.")
                 raise Interrupted(128 + asked)
     return state
+
+
+class Fed:
+    """The batches, and `waited`: the seconds in which nothing was computed because the next was not there, at most: a batch that
+    comes while a step is `busy` costs nothing, one that comes later may have been late by all of the time that it took."""
+
+    def __init__(self, batches: Iterator[Batch], busy: Callable[[], bool]):
+        self._batches, self._busy, self.waited = batches, busy, 0.0
+
+    def __iter__(self) -> "Fed":
+        return self
+
+    def __next__(self) -> Batch:
+        began = time.monotonic()
+        batch = next(self._batches)
+        if not self._busy():
+            self.waited += time.monotonic() - began
+        return batch
 
 
 class Window:

@@ -1,6 +1,7 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """The training step: skipping, freezing, one division, full donation, FLOPs counted through loops."""
 import dataclasses
+import time
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +154,7 @@ def test_the_loop_stops_after_too_many_bad_steps():
     with pytest.raises(UserError, match="3 steps in a row were not finite, the last is step 5.*state after step"):
         loop.train(start, jax.jit(packed.packing(run)), (batch(bad=i > 1) for i in range(20)), config, loop.Rates(1, 1.0, 1.0), start=0,
                    write=lambda n, v: written.append((n, v)), events=(), save=lambda n, s: saved.append((n, s)),
-                   waited=lambda: 0.0, profile_dir="", stop=stop.Stop())
+                   profile_dir="", stop=stop.Stop())
     (number, state_saved), = saved
     assert number == 6 and int(state_saved.step) == 6 and np.isfinite(state_saved.params["w"]).all()
     assert [n for n, v in written if v["train/skipped"]] == [3, 4, 5, 6]
@@ -165,7 +166,7 @@ def test_the_loop_writes_rows_means_and_events():
     config = dataclasses.replace(loop.Config(), steps=7, log_every=3)
     end = loop.train(start, jax.jit(packed.packing(run)), (batch() for _ in range(7)), config, loop.Rates(6, 1.0, 1.0), start=0,
                      write=lambda n, v: written.append((n, v)), events=(loop.Event(5, lambda n, s: events.append(n)),),
-                     save=lambda n, s: None, waited=lambda: 0.0, profile_dir="", stop=stop.Stop())
+                     save=lambda n, s: None, profile_dir="", stop=stop.Stop())
     assert int(end.step) == 7 and events == [5, 7]
     assert [n for n, _ in written] == [3, 5, 6, 7]
     single, _ = build()
@@ -174,6 +175,29 @@ def test_the_loop_writes_rows_means_and_events():
         now, metrics = single(now, batch())
         losses.append(float(metrics["means"]["loss"].total / metrics["means"]["loss"].weight))
     np.testing.assert_allclose([v["train/loss"] for _, v in written], [np.mean(losses[:3]), np.mean(losses[3:5]), losses[5], losses[6]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("products,late", [(400, False), (0, True)])
+def test_only_a_batch_that_a_step_waited_for_counts(products, late):
+    """A step of some hundred products hides the 10 ms in which the next batch is made, one of none does not.
+
+    Fails if all time in `next` counts (drop `if not self._busy()`), or none (`busy=lambda: True`), in training/loop.py."""
+    run, start = build()
+
+    def heavy(state, batch):
+        square = jax.lax.fori_loop(0, products, lambda _, x: jnp.tanh(x @ x), jnp.ones((256, 256)) * batch["x"][0, 0])
+        return run(state, {**batch, "y": batch["y"] + 0 * square[0, 0]})
+
+    def slow(count=4):
+        for made in [batch() for _ in range(count)]:
+            time.sleep(0.01)
+            yield made
+
+    rows = []
+    loop.train(start, jax.jit(packed.packing(heavy)), slow(), loop.Config(steps=4, log_every=1), loop.Rates(1, 1.0, 1.0), start=0,
+               write=lambda n, v: rows.append(v["train/data_wait"]), events=(), save=lambda n, s: None, profile_dir="", stop=stop.Stop())
+    # Nothing is computed yet when the first batch is made, and of the last rows, one is written at once after the other.
+    assert all((wait > 0) == late for wait in rows[1:3]) and rows[0] > 0, rows
 
 
 def test_summary():
