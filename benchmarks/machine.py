@@ -7,6 +7,8 @@ import platform
 import subprocess
 import time
 
+from jaxlm.core import processor
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What decides how fast a CPU multiplies.
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "amx_tile", "asimd", "bf16", "sve")
@@ -15,7 +17,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torc
 
 def describe() -> dict:
     """The machine as the runner sees it, now."""
-    cpu = _cpuinfo()
+    cpu = processor.about()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {"cpu": cpu.get("model name", platform.processor()), "family": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
             "cores": len(os.sched_getaffinity(0)), "flags": [f for f in FLAGS if f in cpu.get("flags", "").split()],
@@ -39,12 +41,6 @@ def commit() -> str:
     ask = lambda *command: subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     found = ask("rev-parse", "--short=12", "HEAD")
     return (found + ("+" if ask("status", "--porcelain", "--untracked-files=no", "--", "jaxlm", "benchmarks") else "")) or "unknown"
-
-
-def _cpuinfo() -> dict[str, str]:
-    path = pathlib.Path("/proc/cpuinfo")
-    lines = path.read_text().split("\n\n")[0].splitlines() if path.exists() else []
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _gpus() -> list[str]:

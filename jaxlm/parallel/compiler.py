@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlm.core import processor
 from jaxlm.core.errors import UserError
 from jaxlm.core.log import say
 from jaxlm.parallel import place
@@ -79,7 +80,6 @@ OPTIONS: dict[str, dict[str, Option]] = {
 }
 
 
-_CPUINFO = pathlib.Path("/proc/cpuinfo")
 # Floating-point operations of a program from which it is heavy: half a second of two cores in float32.
 HEAVY = 1e11
 
@@ -120,14 +120,13 @@ def options(changes: Iterable[str] = (), bfloat16: bool = True, flops: float = 0
 
 def _kind() -> str:
     """Which table is the platform's."""
-    return "narrow_cpu" if place.platform() == "cpu" and narrow(_CPUINFO) else place.platform()
+    return "narrow_cpu" if place.platform() == "cpu" and narrow() else place.platform()
 
 
-@functools.cache
-def narrow(processor: pathlib.Path) -> bool:
-    """Whether this text of Linux about the processor is of an x86 one without AVX-512; False where it is absent."""
-    flags = re.search(r"^flags\s*:(.*)$", processor.read_text(), re.MULTILINE) if processor.exists() else None
-    return flags is not None and "avx512f" not in flags[1].split()
+def narrow() -> bool:
+    """Whether the processor is an x86 one without AVX-512; False where nobody says what it is."""
+    found = processor.flags()
+    return bool(found) and "avx512f" not in found
 
 
 def parse(change: str) -> tuple[str, Value]:
@@ -232,6 +231,6 @@ def keep_programs(folder: str) -> None:
 
 def _processor() -> str:
     """A name for what machine code depends on: eight digits that differ where the processor's abilities do."""
-    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else [platform.machine(), platform.processor()]
-    told = sorted({line for line in lines if re.match(r"(flags|Features|model name)\b", line)} or set(lines[:2]))
+    about = processor.about()
+    told = [about[key] for key in ("model name", "flags", "Features") if key in about] or [platform.machine(), platform.processor()]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]

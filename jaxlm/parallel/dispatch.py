@@ -1,12 +1,11 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
 """How a CPU is given its programs."""
 import os
-import pathlib
 from collections.abc import Callable
 
 import jax
 
-from jaxlm.core import allocator
+from jaxlm.core import allocator, processor
 
 # Tokens of a step from which memory is worth more than the millisecond a step in which a CPU then waits for the next one.
 LARGE = 1024
@@ -32,6 +31,6 @@ def prepare(tokens: int, parameters: Callable[[], int], dtype: str) -> None:
         os.environ.setdefault(PROCESSORS, "1")
 
 
-def _native(dtype: str, processor: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> bool:
+def _native(dtype: str) -> bool:
     """Whether products of that type are quicker than float32's here: bfloat16 on a processor with tiles, by a jax that uses them."""
-    return dtype == "bfloat16" and jax.__version_info__ >= (0, 12) and processor.exists() and "amx_bf16" in processor.read_text()
+    return dtype == "bfloat16" and jax.__version_info__ >= (0, 12) and "amx_bf16" in processor.flags()

@@ -64,9 +64,14 @@ def _level(x: Any) -> Array:
 
 def _inner(equation: Any) -> Any:
     """The equations inside a wrapper, as a jaxpr without constants of its own; None for what is not one."""
-    if equation.primitive.name not in _WRAPPERS:
+    if equation.primitive.name not in _WRAPPERS and not _in_parts(equation):
         return None
     return equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+
+
+def _in_parts(equation: Any) -> bool:
+    """Whether each device computes a part by itself. (Where jax checks what differs between devices, marks would have to say it too.)"""
+    return equation.primitive.name == "shard_map" and not equation.params["check_vma"]
 
 
 def _open(jaxpr: Any) -> tuple[Any, Sequence]:
@@ -92,6 +97,9 @@ def _evaluate(jaxpr: Any, consts: Sequence, args: Sequence) -> tuple[list, dict[
         values = [read(atom) for atom in equation.invars]
         if equation.primitive.name == "scan":
             outs, marks = _scan(equation, values)
+            inner.append(marks)
+        elif _in_parts(equation):
+            outs, marks = _parts(equation, values)
             inner.append(marks)
         elif (wrapped := _inner(equation)) is not None:
             if equation.params.get("prevent_cse"):
@@ -123,6 +131,20 @@ def _scan(equation: Any, values: list) -> tuple[list, dict[str, Any]]:
     carry, (ys, marks) = jax.lax.scan(step, values[fixed:fixed + carried], values[fixed + carried:],
                                       length=params["length"], reverse=params["reverse"])
     return [*carry, *ys], marks
+
+
+def _parts(equation: Any, values: list) -> tuple[list, dict[str, Any]]:
+    """Marks are the worst of all devices'."""
+    params = equation.params
+    axes = params["mesh"].axis_names
+
+    def one(*values: Any) -> tuple[list, dict[str, Any]]:
+        outs, marks = _evaluate(*_open(params["jaxpr"]), values)
+        return outs, jax.tree.map(lambda level: jax.lax.pmax(level, axes), marks)
+
+    run = jax.shard_map(one, mesh=params["mesh"], in_specs=tuple(params["in_specs"]), check_vma=False,
+                        out_specs=(list(params["out_specs"]), jax.sharding.PartitionSpec()))
+    return run(*values)
 
 
 Origin = tuple[str, int | None]  # a parameter's path and its layer

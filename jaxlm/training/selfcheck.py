@@ -20,7 +20,7 @@ import optax
 import orbax.checkpoint
 
 from jaxlm.checkpoints.manager import Checkpoints, Config as CheckpointsConfig
-from jaxlm.core import tree
+from jaxlm.core import processor, tree
 from jaxlm.models import gpt
 from jaxlm.objectives import causal_lm
 from jaxlm.optim import optimizers, schedules
@@ -58,15 +58,14 @@ def versions(found: tuple = VERSIONS) -> Iterator[Finding]:
     if jax.__version__.split(".")[:2] != jaxlib.__version__.split(".")[:2]:
         yield Finding("jax and jaxlib", "of different releases", False, f"pip install 'jaxlib=={jax.__version__}'")
     if jax.default_backend() == "cpu":
-        yield Finding("bfloat16", bfloat16(number(jax.__version__), pathlib.Path("/proc/cpuinfo")))
+        yield Finding("bfloat16", bfloat16(number(jax.__version__)))
 
 
-def bfloat16(jax_version: tuple[int, ...], processor: pathlib.Path) -> str:
+def bfloat16(jax_version: tuple[int, ...]) -> str:
     """What model.dtype='bfloat16' means on this CPU, with this jax."""
     if jax_version < (0, 12):
         return "this jax computes bfloat16 products in float32, slowly: jax 0.12, on Python 3.12, does them natively"
-    words = processor.read_text().split() if processor.exists() else []
-    found = [name for name in ("amx_bf16", "avx512_bf16") if name in words]
+    found = [name for name in ("amx_bf16", "avx512_bf16") if name in processor.flags()]
     return f"products in it are native ({', '.join(found)}): model.dtype='bfloat16' is the faster one here" if found else \
         "this processor has no instructions for it: model.dtype='float32' is the faster one here"
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlm.cli import doctor
+from jaxlm.core import processor
 from jaxlm.training import selfcheck
 from tests import tiny
 from tests.test_configs import load
@@ -61,13 +62,17 @@ def test_versions():
     assert [f.name for f in faults("0.13.0")] == ["flax"] == [f.name for f in faults("0.9.12")]
 
 
-def test_bfloat16_on_this_cpu(tmp_path):
+def test_bfloat16_on_this_cpu(tmp_path, monkeypatch):
     """Fails if an old jax or processor passes for one that computes in bfloat16: ask for jax < (0, 1)."""
     (tmp_path / "new").write_text("flags\t: fpu avx512f avx512_bf16 avx512vbmi\n")
     (tmp_path / "old").write_text("flags\t: fpu avx512f\n")
-    assert "Python 3.12" in selfcheck.bfloat16((0, 10, 2), tmp_path / "new")
-    assert "native (avx512_bf16)" in selfcheck.bfloat16((0, 12, 0), tmp_path / "new")
-    assert "float32" in selfcheck.bfloat16((0, 12, 0), tmp_path / "old") == selfcheck.bfloat16((0, 12, 0), tmp_path / "absent")
+    def told(jax_version, file):
+        monkeypatch.setattr(processor, "CPUINFO", tmp_path / file)
+        return selfcheck.bfloat16(jax_version)
+
+    assert "Python 3.12" in told((0, 10, 2), "new")
+    assert "native (avx512_bf16)" in told((0, 12, 0), "new")
+    assert "float32" in told((0, 12, 0), "old") == told((0, 12, 0), "absent")
 
 
 def test_a_model_that_does_not_learn(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import sys
 import jax
 import pytest
 
+from jaxlm.core import processor
 from jaxlm.core.errors import UserError
 from jaxlm.parallel import compiler
 from jaxlm.parallel.compiler import Option
@@ -32,11 +33,11 @@ def table(monkeypatch):
     ("processor\t: 0\nFeatures\t: fp asimd bf16\n", False), (None, False)])
 def test_which_table_a_processor_has(monkeypatch, tmp_path, text, narrow):
     """Fails if a processor without AVX-512 gets what was measured with it, or one of another kind the table of that one:
-    `return False` in narrow, or in place of its first line flags = re.search("", "")."""
+    `return False` in narrow, or without its `bool(found) and`."""
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text)
-    monkeypatch.setattr(compiler, "_CPUINFO", path)
+    monkeypatch.setattr(processor, "CPUINFO", path)
     for kind, value in (("cpu", 256), ("narrow_cpu", 128)):
         monkeypatch.setitem(compiler.OPTIONS, kind, {"xla_cpu_prefer_vector_width": Option(value, "a reason", "a source")})
     assert compiler.options() == {"xla_cpu_prefer_vector_width": 128 if narrow else 256}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlm.core.types import Mean
+from jaxlm.parallel import mesh, place, rules
 from jaxlm.training import flight, nonfinite
 
 
@@ -67,6 +68,24 @@ def test_the_backward_pass_is_searched():
     found = culprits(lambda p, x: jax.grad(lambda w: jnp.sum(jnp.sqrt(x * w)))(p["a/w"]), {"a/w": jnp.zeros(3)}, jnp.ones(3))
     assert found[0]["pass"] == "backward" or found[0]["operation"] in ("div", "rsqrt", "pow", "integer_pow")
     assert found[0]["value"] in ("inf", "nan") and found[0]["module"] == "a"
+
+
+def test_devices_that_compute_their_own_rows():
+    """One row of the last device's overflows in a layer, in the second of its micro-batches.
+
+    Fails if what each device computes by itself is not entered (drop `_in_parts` in nonfinite.py), or one device's marks are taken for all
+    (`lambda level: level` in _parts)."""
+    function, layout = layers(True), place.Layout(mesh.make(mesh.Config(data=4), jax.devices()[:4]), rules.find("dp"))
+
+    def add_up(w, rows):
+        parts = rows.reshape(2, 1, -1)
+        return jax.lax.scan(lambda total, x: (total + function({"a/w": w}, x).sum(0), None), jnp.zeros(rows.shape[1]), parts)[0], rows
+
+    with place.use(layout):
+        found = culprits(lambda p, x: place.sum_of_parts(add_up, p["a/w"], x)[0], {"a/w": jnp.full((3, 4, 4), 1e10)},
+                         jnp.ones((8, 4)).at[7].set(1e18), ("a/w",))
+    first = found[0]
+    assert (first["module"], first["layer"], first["operation"], first["value"], first["loops"]) == ("a", 1, "dot_general", "inf", [1, 1])
 
 
 def metrics(norm, skipped=0):
