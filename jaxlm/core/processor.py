@@ -7,7 +7,8 @@ CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
 def about() -> dict[str, str]:
-    """Its first core's lines, "model name" and "flags" among them on an x86 processor, "Features" on an Arm; empty where the system has no such file."""
+    """The lines of its first core: "model name" and "flags" among them on an x86 processor, "Features" on an Arm. Empty where the
+    system has no such file."""
     return _read(CPUINFO)
 
 

@@ -102,7 +102,8 @@ def train(
 
     step(state, batch) gives its metrics packed; write(step, values) records; save(step, state) writes a checkpoint and waits until
     it is whole; stop is asked after every step and event; watch(step, metrics, state) sees every step's metrics on the host, with
-    the state after the newest dispatched step, which it must not keep. Raises UserError after max_skipped non-finite steps in a row and Interrupted after a signal, both once the state is saved.
+    the state after the newest dispatched step, which it must not keep. Raises UserError after max_skipped non-finite steps in a row
+    and Interrupted after a signal, both once the state is saved.
     """
     pending: tuple[int, packed.Packed] | None = None
     fed = Fed(batches, busy=lambda: pending is not None and not pending[1].words.is_ready())
