@@ -1,5 +1,5 @@
 # Copyright 2026 The jaxlm Authors. Licensed under the Apache License, Version 2.0.
-"""What the code that computes a part of a batch has to know of the whole: where the part's rows begin in it."""
+"""What the code that computes a part of a batch has to know of the whole: where the part's rows begin in it, and sums over all rows."""
 import contextlib
 import contextvars
 from collections.abc import Iterator
@@ -20,13 +20,21 @@ def along(axes: tuple[str, ...]) -> Iterator[None]:
         _ALONG.reset(token)
 
 
+def whole() -> bool:
+    """Whether nothing is cut."""
+    return not _ALONG.get()
+
+
 def rows_before(rows: int) -> jax.Array | int:
     """How many rows of the batch come before those of this part, which has `rows`; the number 0 where nothing is cut."""
-    axes = _ALONG.get()
-    return jax.lax.axis_index(axes) * rows if axes else 0
+    return 0 if whole() else jax.lax.axis_index(_ALONG.get()) * rows
 
 
 def total(sums: Any) -> Any:
     """Sums of this part (any tree of arrays), added up over all parts of the batch; every part gets them."""
-    axes = _ALONG.get()
-    return jax.lax.psum(sums, axes) if axes else sums
+    return sums if whole() else jax.lax.psum(sums, _ALONG.get())
+
+
+def largest(x: jax.Array) -> jax.Array:
+    """The largest of all parts' x, element by element; every part gets it."""
+    return x if whole() else jax.lax.pmax(x, _ALONG.get())

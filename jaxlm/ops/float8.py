@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlm.core import cut
 from jaxlm.core.errors import UserError
 
 Array = jax.Array
@@ -49,14 +50,14 @@ def product(x: Array, w: Array, shared: int, sums: Any = jnp.float32) -> Array:
 
 
 def _product(x: Array, w: Array, shared: int, sums: Any) -> tuple[Array, tuple[Any, Any]]:
-    kept = _rounded(x, FORWARD), _rounded(w, FORWARD)  # for the gradients too, in a byte a number
+    kept = _rounded(x, FORWARD, rows=True), _rounded(w, FORWARD)  # for the gradients too, in a byte a number
     return _dot(*kept, _last(x.ndim, shared), range(shared), sums).astype(x.dtype), kept
 
 
 def _gradients(shared: int, sums: Any, kept: tuple[Any, Any], d_y: Array) -> tuple[Array, Array]:
     (x, w), dtype = kept, d_y.dtype
     free, outer = x.ndim - shared, w.ndim - shared
-    d_y = _rounded(d_y, BACKWARD)
+    d_y = _rounded(d_y, BACKWARD, rows=True)
     d_x = _dot(d_y, w, _last(d_y.ndim, outer), _last(w.ndim, outer), sums)
     return d_x.astype(dtype), _dot(x, d_y, range(free), range(free), sums).astype(dtype)
 
@@ -64,9 +65,16 @@ def _gradients(shared: int, sums: Any, kept: tuple[Any, Any], d_y: Array) -> tup
 product.defvjp(_product, _gradients)
 
 
-def _rounded(x: Array, kind: Any) -> Any:
-    """x as float8 numbers and their scale. From float32: a quotient in bfloat16 would be rounded twice, and the scale too."""
-    return qwix().quantize(x.astype(jnp.float32), kind)
+def _rounded(x: Array, kind: Any, rows: bool = False) -> Any:
+    """x as float8 numbers and their scale. From float32: a quotient in bfloat16 would be rounded twice, and the scale too.
+
+    rows: of a batch, whose scale is that of all its rows where a part of them is computed (core/cut.py).
+    """
+    x = x.astype(jnp.float32)
+    if cut.whole() or not rows:
+        return qwix().quantize(x, kind)
+    scale = qwix().quantize(cut.largest(jnp.max(jnp.abs(x), keepdims=True)), kind).scale
+    return qwix().QArray((x / scale).astype(kind), scale)
 
 
 def _dot(a: Any, b: Any, of_a: range, of_b: range, sums: Any) -> Array:
