@@ -20,7 +20,7 @@ def describe() -> dict:
     cpu = processor.about()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {"cpu": cpu.get("model name", platform.processor()), "family": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
-            "cores": len(os.sched_getaffinity(0)), "flags": [f for f in FLAGS if f in cpu.get("flags", "").split()],
+            "cores": len(os.sched_getaffinity(0)), "flags": [f for f in FLAGS if f in processor.flags()],
             "memory_gib": round(memory / 2**30, 1), "load_average": list(os.getloadavg()), "system": platform.platform(),
             "gpus": _gpus(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "commit": commit()}
 

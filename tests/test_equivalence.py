@@ -123,6 +123,14 @@ def test_micro_batches_of_devices_that_share_only_rows(family):
     close(run(family, layout, 4, **dropped), run(family, None, 4, **dropped))
 
 
+def test_rows_over_the_axis_of_experts():
+    """A model without experts has rows there under dp, as the rule says, whose gradients the compiler sums. Fails if it is taken for one
+    that splits only rows: drop `and name not in others` in rules.only_rows."""
+    layout = place.Layout(mesh.make(mesh.Config(data=4, expert=2)), rules.find("dp"))
+    assert not layout.rules.only_rows(layout.mesh.shape)
+    close(run("gpt", layout, 4), reference("gpt"))
+
+
 @pytest.mark.parametrize("family,rule", [
     (family, rule) for family in FAMILIES if family not in OF_A_MICRO_BATCH for rule in ("fsdp_seq", "fsdp_tp")
     if family not in SOURCED or rule == "fsdp_seq"])
